@@ -1,0 +1,40 @@
+"""Saliency maps of a CNN: a panel in qualitive_results/ for each picture of data/pics.txt.
+
+Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia-triple
+"""
+
+from iia import generator, settings
+from iia.models import load_cnn_or_fallback
+
+# ------------------------------------------------------------------------------------- settings
+model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16, vgg19, efficientnet_lite0
+fallback_model_name: str | None = "efficientnet_lite0"    # explained where model_name's weights cannot be had; None = stop
+FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8), or "last"
+operations = ["iia", "iia-triple"]          # any of iia, iia-triple, iia-ablation-im, iia-ablation-ac
+INTERPOLATION_STEPS = 10                    # n, the steps of every path
+BY_MAX_CLASS = False                        # True explains the predicted class, False the target class of pics_file
+definition = "paper"                        # "paper", or "release" for what the published code computes
+device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
+batch_size = 32                             # rows (pictures x path points) through the network at once; bounds the memory
+precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors)
+allow_random_weights = False                # True goes on without weights; such maps mean nothing
+images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
+pics_file = "data/pics.txt"                 # lines of <file name> <class number>
+max_images: int | None = None               # None = all
+results_dir = "qualitive_results"           # the panels: {model}_{class name}_{picture}.png
+save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png) to heatmaps_dir
+heatmaps_dir = "heatmaps"                   # the maps: {picture}_{operation}_{model}.npy, float32 [224, 224] in [0, 1]
+# ----------------------------------------------------------------------------------------------
+
+
+def main(chosen):
+    named = "model_name" in chosen.given           # a network named by flag is never replaced
+    model = load_cnn_or_fallback(chosen.model_name, None if named else chosen.fallback_model_name,
+                                 weights_path=chosen.weights_path, precision=chosen.precision,
+                                 allow_random_weights=chosen.allow_random_weights)
+    return generator.explain_pics(model, chosen, layer=chosen.FEATURE_LAYER_NUMBER, steps=chosen.INTERPOLATION_STEPS)
+
+
+if __name__ == "__main__":
+    settings.run(main, globals())

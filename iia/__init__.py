@@ -1,0 +1,15 @@
+"""Iterated Integrated Attributions: saliency maps for CNNs and vision transformers.
+
+    import iia
+    model = iia.load_model("resnet101")
+    pictures = iia.load_pictures(["cat.jpg"], model)                          # [B, 3, 224, 224]
+    maps = iia.explain(model, pictures, classes=[285], operation="iia-triple")  # [B, 224, 224] in [0, 1]
+"""
+
+from .datasets.pictures import load_pictures
+from .errors import UserError
+from .explaining import explain, operations, predict
+from .models import load_cnn as load_model
+from .models import wrap
+
+__all__ = ["UserError", "explain", "load_model", "load_pictures", "operations", "predict", "wrap"]

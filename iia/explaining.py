@@ -1,0 +1,61 @@
+"""The one call: pictures and classes in, finished maps out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .cnn import How
+from .errors import UserError, check_choice
+from .maps import finish
+from .methods import CNN_OPERATIONS
+from .models import wrap
+from .runs import with_halving
+
+
+def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] | int, operation: str = "iia", *,
+            layer: int | str = "last", definition: str = "paper", steps: int | None = None,
+            batch_size: int = 32) -> Tensor:
+    """Explain why `model` gives each picture its class.
+
+    Args:
+        model: what `iia.load_model` returned, or a torchvision/timm network of a known family (wrapped
+            as by `iia.wrap`).
+        pictures: normalised for the model, [B, 3, H, W].
+        classes: the class to explain, [B] (or one for all).
+        operation: a name of `iia.operations(model)`.
+        layer: the cut of a CNN, 1..number of stages or "last".
+        definition: "paper", or "release" for what the published code computes.
+        steps: n, the steps of every path; None for the model's default (CNN 10, ViT 5).
+        batch_size: how many rows go through the network at once; it bounds the memory. The pictures
+            and path points that make up the rows cannot be told from the result.
+
+    Returns:
+        Maps [B, H, W] in [0, 1] on the pictures' device. A map that said nothing (constant or
+        non-finite) is all zeros.
+
+    Raises:
+        UserError: an unknown operation, definition or layer, or arguments of the wrong shape.
+    """
+    model = wrap(model)
+    if pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise UserError(f"pictures are [B, 3, H, W], not {list(pictures.shape)}.")
+    classes = torch.as_tensor(classes, device=pictures.device, dtype=torch.int64).expand(len(pictures))
+    method = operations(model)[check_choice("operation", operation, operations(model))].under(definition)
+    steps = model.default_steps if steps is None else steps
+    if steps < 1 or batch_size < 1:
+        raise UserError(f"steps ({steps}) and batch_size ({batch_size}) are at least 1.")
+    cut = model.cut(layer)
+    raw = with_halving(lambda size: method(model, pictures, classes, How(cut, steps, definition, size)), batch_size)
+    return finish(raw.detach(), tuple(pictures.shape[-2:]), model.upsampling)
+
+
+def operations(model: nn.Module) -> dict:
+    """The table of operations that explain this model: name -> `iia.methods.Operation`."""
+    return CNN_OPERATIONS
+
+
+@torch.no_grad()
+def predict(model: nn.Module, pictures: Tensor) -> Tensor:
+    """The predicted class of each picture, [B]."""
+    return wrap(model)(pictures).argmax(1)

@@ -1,0 +1,68 @@
+"""Overlays and panels: what a reader looks at."""
+
+import math
+import re
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+from .runs import whole_file
+
+CELL = 2.3          # inches, the side of a picture in a panel
+COLUMNS = 5         # at most, in a row
+OVERLAY = 0.5       # the share of the colours in an overlay
+
+
+def class_name(number: int) -> str:
+    """ImageNet's name of a class, the first synonym (torchvision's list)."""
+    return _IMAGENET_CATEGORIES[number]
+
+
+def safe(name: str) -> str:
+    """A name as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("_") or "_"
+
+
+def overlay(picture: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    """Jet colours over the picture, red = relevant: [H, W, 3] and [H, W] in [0, 1] -> [H, W, 3]."""
+    colours = matplotlib.colormaps["jet"](heatmap)[..., :3]
+    return (1 - OVERLAY) * picture + OVERLAY * colours
+
+
+def save_mask(path: str | Path, picture: np.ndarray, heatmap: np.ndarray) -> None:
+    """Write picture x map: what is relevant stays lit."""
+    save_picture(path, picture * heatmap[..., None])
+
+
+def save_picture(path: str | Path, pixels: np.ndarray) -> None:
+    with whole_file(path) as temporary:
+        Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(temporary)
+
+
+def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray]) -> None:
+    """Write a panel: pictures [H, W, 3] in [0, 1] in rows, each under its name, all under the title."""
+    columns = min(len(tiles), COLUMNS)
+    rows = math.ceil(len(tiles) / columns)
+    columns = math.ceil(len(tiles) / rows)                # rows of even length
+    name_lines = max(name.count("\n") + 1 for name in tiles)
+    title = "\n".join(textwrap.wrap(title, width=max(24, 26 * columns)))
+    head, name_height = 0.24 * (title.count("\n") + 1) + 0.06, 0.17 * name_lines + 0.08      # inches
+    width, height = columns * (CELL + 0.08) + 0.08, head + rows * (CELL + name_height) + 0.08
+    figure = Figure(figsize=(width, height), dpi=110)
+    figure.text(0.5, 1 - 0.06 / height, title, ha="center", va="top", fontsize=12)
+    for place, (name, pixels) in enumerate(tiles.items()):
+        row, column = divmod(place, columns)
+        left = (0.08 + column * (CELL + 0.08)) / width
+        bottom = 1 - (head + (row + 1) * (CELL + name_height)) / height
+        axes = figure.add_axes((left, bottom, CELL / width, CELL / height))
+        axes.imshow(pixels.clip(0, 1))
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=10, pad=3)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)

@@ -1,0 +1,110 @@
+"""The story that both saliency map scripts tell: a list of pictures in, panels out."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import figures, settings
+from .datasets.pics import Pic, read_pics
+from .datasets.photographs import put_in_place
+from .datasets.pictures import PictureError, normalise, open_picture, squash
+from .errors import UserError, check_choice
+from .explaining import explain, operations, predict
+from .maps import is_degenerate
+from .methods import DEFINITIONS
+from .runs import Skips, pick_device, versions, whole_file
+
+
+def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int) -> int:
+    """Explain every picture of `chosen.pics_file` and write its panel; returns the exit code.
+
+    Pictures are explained a few at a time, and a picture's files are written as soon as it is done.
+    What cannot be used (a bad line, a missing or broken picture) is named, counted and makes the exit
+    code 1; it stops nothing else.
+    """
+    check(model, chosen, layer, steps)
+    model.to(pick_device(chosen.device))
+    skips, degenerate, written = Skips(), 0, 0
+    pics, problems = read_pics(chosen.pics_file, chosen.images_dir)
+    for problem in problems:
+        skips.add(problem)
+    pics = pics[:chosen.max_images]
+    put_in_place(pic.path for pic in pics)
+    settings.save(Path(chosen.results_dir) / "settings.json", chosen, model=model.label, versions=versions())
+
+    together = max(1, chosen.batch_size // steps)        # so that a batch of pictures fills the rows
+    with tqdm(total=len(pics), unit="picture", desc=model.label, disable=not pics) as progress:
+        for batch, raw in picture_batches(pics, together, model.size, skips, progress):
+            x = normalise(raw, model.mean, model.std).to(model.device)
+            classes = predict(model, x) if chosen.BY_MAX_CLASS else torch.tensor([pic.target for pic in batch]).to(x.device)
+            maps, seconds = {}, {}
+            for operation in chosen.operations:
+                progress.set_postfix_str(operation)
+                start = time.perf_counter()
+                maps[operation] = explain(model, x, classes, operation, layer=layer, steps=steps,
+                                          definition=chosen.definition, batch_size=chosen.batch_size).cpu()
+                seconds[operation] = (time.perf_counter() - start) / len(batch)
+                for pic, flat in zip(batch, is_degenerate(maps[operation])):
+                    if flat:
+                        degenerate += 1
+                        tqdm.write(f"degenerate: the {operation} map of {pic.path.name} is constant or not finite; it is "
+                                   "shown as zeros", file=sys.stderr)
+            for i, pic in enumerate(batch):
+                write_results(model, chosen, pic, raw[i].permute(1, 2, 0).numpy(), int(classes[i]),
+                              {operation: values[i].float().numpy() for operation, values in maps.items()}, seconds)
+                written += 1
+                progress.update()
+    print(f"{written} panels in {chosen.results_dir}/, explained with {model.label}"
+          + (f"; {degenerate} degenerate maps" if degenerate else "") + (f"; {len(skips)} skipped" if len(skips) else ""))
+    return 1 if len(skips) else 0
+
+
+def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> None:
+    """Find what is wrong with the settings before the first picture is explained."""
+    if not chosen.operations:
+        raise UserError(f"operations is empty. Allowed: {', '.join(operations(model))}.")
+    for operation in chosen.operations:
+        check_choice("operation", operation, operations(model))
+    check_choice("definition", chosen.definition, DEFINITIONS)
+    model.cut(layer)
+    for name, value in {"batch_size": chosen.batch_size, "steps": steps, "max_images": chosen.max_images}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; it is at least 1.")
+
+
+def picture_batches(pics: list[Pic], size: int, side: int, skips: Skips, progress: tqdm) -> Iterator[tuple[list[Pic], torch.Tensor]]:
+    """The pictures that can be read, `size` at a time: (pics, raw pictures [B, 3, side, side] in [0, 1])."""
+    batch, pictures = [], []
+    for pic in pics:
+        try:
+            pictures.append(squash(open_picture(pic.path), side))
+            batch.append(pic)
+        except PictureError as why:
+            skips.add(f"{pic.line}: {why}")
+            progress.update()
+        if len(batch) == size or (batch and pic is pics[-1]):
+            yield batch, torch.stack(pictures)
+            batch, pictures = [], []
+
+
+def write_results(model, chosen: settings.Settings, pic: Pic, picture: np.ndarray, target: int,
+                  maps: dict[str, np.ndarray], seconds: dict[str, float]) -> None:
+    """A picture's panel and, where they are asked for, its maps and mask pictures."""
+    name = figures.class_name(target)
+    tiles = {"picture": picture}
+    tiles |= {f"{operation}\n{seconds[operation]:.2g} s": figures.overlay(picture, heatmap) for operation, heatmap in maps.items()}
+    title = f"{name} ({target}) · {model.label} · {pic.path.name}"
+    if chosen.definition != "paper":
+        title += f" · {chosen.definition}"
+    figures.save_panel(Path(chosen.results_dir) / f"{model.name}_{figures.safe(name)}_{figures.safe(pic.stem)}.png", title, tiles)
+    if chosen.save_heatmaps_masks:
+        for operation, heatmap in maps.items():
+            path = Path(chosen.heatmaps_dir) / f"{pic.stem}_{operation}_{model.name}.npy"
+            with whole_file(path) as temporary:
+                np.save(temporary, heatmap.astype(np.float32))
+            figures.save_mask(path.with_name(f"{path.stem}_mask.png"), picture, heatmap)

@@ -1,0 +1,33 @@
+"""From a raw map to the finished one: upsampled to the picture and scaled to [0, 1]."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def minmax(maps: Tensor) -> Tensor:
+    """Scale each map [..., H, W] to [0, 1] by its own minimum and maximum.
+
+    The one guarded normalisation of the project: a constant or non-finite map becomes zeros, never
+    NaN. A proper map has a maximum of 1, so `is_degenerate` can tell the two apart afterwards.
+    """
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    proper = torch.isfinite(low) & torch.isfinite(high) & torch.isfinite(high - low) & (high > low)
+    scaled = (maps - low) / torch.where(proper, high - low, 1)
+    return torch.where(proper, scaled, 0)
+
+
+def is_degenerate(maps: Tensor) -> Tensor:
+    """Which finished maps [B, H, W] say nothing (they were constant or non-finite): bool [B]."""
+    return maps.flatten(1).amax(1) == 0
+
+
+def finish(raw: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Raw maps [B, h, w] -> finished maps [B, H, W] in [0, 1] (METHOD.md, section 5).
+
+    `mode` is "bicubic" for CNNs and "bilinear" for ViTs.
+    """
+    raw = raw if raw.dtype == torch.float64 else raw.float()
+    if raw.shape[-2:] != size:
+        raw = F.interpolate(raw[:, None], size=size, mode=mode, align_corners=False)[:, 0]
+    return minmax(raw)

@@ -1,0 +1,187 @@
+"""A CNN as a row of named stages that can be cut anywhere (METHOD.md, section 2).
+
+"Layer" k is the output of the first k stages; the rest of the network is the tail:
+`model.tail(k)(model.features(x, k)) == model(x)`. Adding a network is a row of NETWORKS; adding
+a family is a function that splits it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import timm
+import torch
+import torchvision.models as tv
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .frozen import frozen_copy
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass
+class Split:
+    """A network taken apart: its stages by name, and what follows the last of them.
+
+    `released_head` and `released_tail_skips` say where the published release computes another
+    function than the network (METHOD.md, section 9).
+    """
+    stages: dict[str, nn.Module]
+    head: nn.Sequential
+    released_head: nn.Sequential | None = None
+    released_tail_skips: tuple[str, ...] = ()
+
+
+def split_resnet(net: tv.ResNet) -> Split:
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    return Split({name: getattr(net, name) for name in names},
+                 nn.Sequential(net.avgpool, nn.Flatten(1), net.fc))
+
+
+def split_densenet(net: tv.DenseNet) -> Split:
+    pool = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), net.classifier)
+    return Split(dict(net.features.named_children()), pool, released_tail_skips=("norm5",))
+
+
+def split_convnext(net: tv.ConvNeXt) -> Split:
+    return Split(dict(net.features.named_children()),
+                 nn.Sequential(net.avgpool, net.classifier),
+                 released_head=nn.Sequential(nn.ReLU(), net.avgpool, net.classifier))
+
+
+def split_vgg(net: tv.VGG) -> Split:
+    return Split(dict(net.features.named_children()),
+                 nn.Sequential(net.avgpool, nn.Flatten(1), net.classifier))
+
+
+def split_efficientnet(net: EfficientNet) -> Split:
+    stages = {"stem": nn.Sequential(net.conv_stem, net.bn1)}
+    stages |= {f"blocks{i}": group for i, group in enumerate(net.blocks)}
+    stages["head_conv"] = nn.Sequential(net.conv_head, net.bn2)
+    return Split(stages, nn.Sequential(net.global_pool, net.classifier))
+
+
+SPLITS: dict[type, Callable[..., Split]] = {
+    tv.ResNet: split_resnet, tv.DenseNet: split_densenet, tv.ConvNeXt: split_convnext,
+    tv.VGG: split_vgg, EfficientNet: split_efficientnet,
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row of the table: how a network is built, and what its pictures and weights are."""
+    build: Callable[..., nn.Module]
+    weights: object | None = None          # torchvision's weights entry: file name and address
+    mean: tuple = IMAGENET_MEAN
+    std: tuple = IMAGENET_STD
+    aliases: tuple[str, ...] = field(default=())   # the names that the published release uses
+
+
+def _lite0() -> nn.Module:
+    return timm.create_model("tf_efficientnet_lite0")
+
+
+NETWORKS: dict[str, Network] = {
+    "resnet18": Network(tv.resnet18, tv.ResNet18_Weights.IMAGENET1K_V1),
+    "resnet34": Network(tv.resnet34, tv.ResNet34_Weights.IMAGENET1K_V1),
+    "resnet50": Network(tv.resnet50, tv.ResNet50_Weights.IMAGENET1K_V1),
+    "resnet101": Network(tv.resnet101, tv.ResNet101_Weights.IMAGENET1K_V1),
+    "resnet152": Network(tv.resnet152, tv.ResNet152_Weights.IMAGENET1K_V1),
+    "densenet201": Network(tv.densenet201, tv.DenseNet201_Weights.IMAGENET1K_V1, aliases=("densnet",)),
+    "convnext_base": Network(tv.convnext_base, tv.ConvNeXt_Base_Weights.IMAGENET1K_V1, aliases=("convnext",)),
+    "vgg16": Network(tv.vgg16, tv.VGG16_Weights.IMAGENET1K_V1),
+    "vgg19": Network(tv.vgg19, tv.VGG19_Weights.IMAGENET1K_V1),
+    "efficientnet_lite0": Network(_lite0, mean=HALF, std=HALF),
+}
+ALIASES = {alias: name for name, row in NETWORKS.items() for alias in row.aliases}
+
+
+class CNN(nn.Module):
+    """A frozen CNN that can be cut after any of its stages.
+
+    Args:
+        network: a torchvision ResNet, DenseNet, ConvNeXt or VGG, or a timm EfficientNet. It is left
+            as it is: what is explained is a copy of its structure that shares its weights.
+        name: what files and figures call it.
+        mean, std: the normalisation of its pictures.
+        precision: "fp32", or "bf16" to run the stages in bfloat16 (the integrals stay in float32).
+
+    Raises:
+        UserError: the network is of no family that is known how to cut.
+    """
+
+    upsampling = "bicubic"     # of a raw map to the picture's size (METHOD.md, section 5)
+    default_steps = 10         # n, as in the release
+    size = 224                 # pixels, the side of a picture
+
+    def __init__(self, network: nn.Module, name: str = "cnn", mean: tuple = IMAGENET_MEAN,
+                 std: tuple = IMAGENET_STD, precision: str = "fp32") -> None:
+        super().__init__()
+        splitter = next((s for kind, s in SPLITS.items() if isinstance(network, kind)), None)
+        if splitter is None:
+            raise UserError(f"{type(network).__name__} is no CNN that is known how to cut; known are "
+                            + ", ".join(kind.__name__ for kind in SPLITS) + " (see iia/models/cnn.py).")
+        self.name, self.label, self.mean, self.std = name, name, mean, std
+        self.precision = precision
+        self.network = frozen_copy(network).to(memory_format=torch.channels_last)
+        self._split = splitter(self.network)
+        for stage in self._split.stages.values():      # a stage must not overwrite the layer it reads
+            if hasattr(stage, "inplace"):
+                stage.inplace = False
+        self._at_zero: dict[tuple, Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def stage_names(self) -> list[str]:
+        """The stages in order; stage k of 1..len is `stage_names[k - 1]`."""
+        return list(self._split.stages)
+
+    def cut(self, layer: int | str) -> int:
+        """A layer's number from the setting: 1..len(stage_names), or "last"."""
+        last = len(self.stage_names)
+        if layer == "last":
+            return last
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= last:
+            stages = ", ".join(f"{k} {name}" for k, name in enumerate(self.stage_names, 1))
+            raise UserError(f'FEATURE_LAYER_NUMBER {layer!r} is no layer of {self.name}. '
+                            f'Allowed: "last", or one of {stages}.')
+        return layer
+
+    def stages(self, start: int, stop: int, x: Tensor) -> Tensor:
+        """Run stages start + 1 .. stop without a gradient: layer `start` -> layer `stop`."""
+        half = self.precision == "bf16" and stop > start
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            x = x.contiguous(memory_format=torch.channels_last)
+            for stage in list(self._split.stages.values())[start:stop]:
+                x = stage(x)
+        return x.float() if half else x
+
+    def features(self, x: Tensor, cut: int) -> Tensor:
+        """Pictures [N, 3, H, W] -> their representation at layer `cut`, [N, C, h, w]."""
+        return self.stages(0, cut, x)
+
+    def at_zero(self, cut: int, like: Tensor) -> Tensor:
+        """The representation of the baseline picture (all zeros), [1, C, h, w], computed once."""
+        key = (cut, like.shape[1:], like.dtype, like.device)
+        if key not in self._at_zero:
+            self._at_zero[key] = self.features(torch.zeros_like(like[:1]), cut)
+        return self._at_zero[key]
+
+    def tail(self, cut: int, definition: str = "paper") -> nn.Sequential:
+        """The rest of the network behind layer `cut`: [N, C, h, w] -> logits [N, classes].
+
+        Under "release" it is what the release runs there, which for two families differs.
+        """
+        split, released = self._split, definition == "release"
+        skipped = split.released_tail_skips if released else ()
+        rest = [stage for name, stage in list(split.stages.items())[cut:] if name not in skipped]
+        return nn.Sequential(*rest, (released and split.released_head) or split.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures [N, 3, H, W] -> logits [N, classes], by the network itself."""
+        return self.tail(0)(x)

@@ -1,0 +1,112 @@
+"""What every run needs: a device, results that survive a crash, a batch that fits, a list of what was skipped."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from .errors import UserError
+
+Result = TypeVar("Result")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto" is CUDA, else Apple's MPS, else the CPU; any other name is torch's own.
+
+    Raises:
+        UserError: no such device, or not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as why:
+        reason = str(why).splitlines()[0]
+        raise UserError(f'device {name!r} cannot be used here ({reason}). Allowed: "auto", "cuda", "cuda:1", '
+                        '"mps", "cpu".') from why
+    return device
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; it becomes `path` only when the block has ended well.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    except OSError as why:
+        raise UserError(f"cannot write to {path.parent} ({why.strerror}).") from why
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """What a result was made with: torch, torchvision, timm, and this code's revision where git knows it."""
+    import timm
+    import torchvision
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__,
+            "iia": git.stdout.strip() or "unknown"}
+
+
+def with_halving(work: Callable[[int], Result], batch_size: int) -> Result:
+    """`work(batch_size)`; where a GPU's memory does not hold it, again with half the batch.
+
+    Raises:
+        UserError: not even a batch of one fits.
+    """
+    while True:
+        try:
+            return work(batch_size)
+        except torch.OutOfMemoryError as why:
+            if batch_size == 1:
+                raise UserError("the device's memory does not hold a batch of one; take device=cpu or a smaller "
+                                "network.") from why
+        torch.cuda.empty_cache()           # outside the handler, whose traceback keeps the tensors alive
+        batch_size //= 2
+        print(f"warning: out of memory; going on with batch_size={batch_size}", file=sys.stderr)
+
+
+class Skips:
+    """What a run could not use, named as it happens and counted at the end."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def add(self, reason: str) -> None:
+        from tqdm import tqdm
+        self.reasons.append(reason)
+        tqdm.write(f"skipped: {reason}", file=sys.stderr)
+
+    def __len__(self) -> int:
+        return len(self.reasons)
