@@ -1,0 +1,86 @@
+"""How near IIA for CNNs comes to the forward passes it cannot do without, and how far it is from the plain loop.
+
+Random weights serve: the time does not depend on them. Every ratio is of medians of one run.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import iia
+from benchmarks.timing import machine, medians
+from iia import settings
+from iia.integration import chunks
+from iia.models.cnn import CNN, NETWORKS
+from iia.runs import pick_device
+from tests.oracles import cnn_map
+
+# ------------------------------------------------------------------------------------- settings
+model_name = "resnet101"        # the network
+pictures = 4                    # explained at once
+steps = 10                      # n
+batch_size = 20                 # rows through the network at once
+rounds = 5                      # measured rounds; the loop is measured in `loop_rounds`
+loop_rounds = 1                 # it is slow; 0 leaves it out
+device = "auto"                 # "auto", "cuda", "cpu"
+# ----------------------------------------------------------------------------------------------
+
+
+def main(chosen):
+    where = pick_device(chosen.device)
+    torch.manual_seed(0)
+    network = NETWORKS[chosen.model_name].build().eval().to(where)
+    x, y = torch.randn(chosen.pictures, 3, 224, 224, device=where), torch.arange(chosen.pictures, device=where)
+    n, b = chosen.steps, chosen.batch_size
+    models = {p: CNN(network, chosen.model_name, precision=p) for p in ("fp32", "bf16")}
+    model, cut = models["fp32"], models["fp32"].cut("last")
+    path = torch.cat([x * (i / n) for i in range(1, n + 1)]).contiguous(memory_format=torch.channels_last)
+    before = model.features(x[:1], cut - 1)
+    stage_path = before.expand(n + 1 + chosen.pictures * n * (n + 1), -1, -1, -1)
+
+    def plain(model=model):                     # the network as it is, on the n pictures of each path
+        with torch.no_grad():
+            for rows in chunks(len(path), b):
+                model(path[rows])
+
+    def floor3():                               # to the stage before, then the stage for every point of its path
+        for rows in chunks(len(path), b):
+            model.features(path[rows], cut - 1)
+        for rows in chunks(len(stage_path), b):
+            model.stages(cut - 1, cut, stage_path[rows])
+
+    def ours(operation, precision="fp32"):
+        return lambda: iia.explain(models[precision], x, y, operation, steps=n, batch_size=b)
+
+    print(f"{chosen.model_name}, {chosen.pictures} pictures, n = {n}, on {machine(where)}")
+    t = medians({"plain": plain, "iia": ours("iia"), "floor3": floor3, "iia-triple": ours("iia-triple"),
+                 "iia bf16": ours("iia", "bf16"), "iia-triple bf16": ours("iia-triple", "bf16"),
+                 "plain bf16": lambda: plain(models["bf16"])}, chosen.rounds)
+    row("(a) IIA2 / plain forwards of n pictures", t["iia"] / t["plain"], "<= 1.10", t["iia"], t["plain"])
+    row("(b) IIA3 / the forwards it needs", t["iia-triple"] / t["floor3"], "<= 1.25", t["iia-triple"], t["floor3"])
+    for operation in ("iia", "iia-triple"):
+        maps = torch.stack([ours(operation, p)().flatten() for p in models]).float()
+        row(f"    {operation}: fp32 / bf16", t[operation] / t[f"{operation} bf16"], ">= 2.5", t[operation], t[f"{operation} bf16"])
+        print(f"    {operation}: correlation of bf16's maps with fp32's {torch.corrcoef(maps)[0, 1]:.4f} (> 0.99)")
+    if chosen.loop_rounds:
+        loops = medians({op: loop(network, x, y, op, n) for op in ("iia", "iia-triple")}, chosen.loop_rounds)
+        row("(c) the loop / IIA2", loops["iia"] / t["iia"], ">= 1.7", loops["iia"], t["iia"])
+        row("(c) the loop / IIA3", loops["iia-triple"] / t["iia-triple"], ">= 2.5", loops["iia-triple"], t["iia-triple"])
+
+
+def row(what, ratio, goal, *seconds):
+    print(f"{what:42s} {ratio:6.2f}   {goal:8s}   {' / '.join(f'{s:.2f} s' for s in seconds)}")
+
+
+def loop(network, x, y, operation, n):
+    """Picture by picture and step by step, with the weights' gradients in the graph: tests/oracles.py."""
+    stages = [getattr(network, name) for name in CNN(network).stage_names]
+    head = torch.nn.Sequential(network.avgpool, torch.nn.Flatten(), network.fc)
+    return lambda: [cnn_map(operation, "paper", stages, head, x[b:b + 1], int(y[b]), len(stages), n) for b in range(len(x))]
+
+
+if __name__ == "__main__":
+    settings.run(main, globals())

@@ -1,0 +1,101 @@
+"""Do the maps point at what decides? Two small networks are trained here, on pictures made here.
+
+A picture has a textured background and four squares, each with a pattern of its own and at random places.
+One of them, of one of four deciding colours, gives the class; the others' colours mean nothing. So the
+place of the evidence is known, and a map is right when its highest point lies on the deciding square.
+"""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision.models as tv
+from torch import nn
+
+import iia
+
+SIDE, OBJECT = 64, 16
+DECIDING = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.1], [0.15, 0.2, 0.95], [0.9, 0.85, 0.1]])
+OTHERS = torch.tensor([[0.1, 0.8, 0.8], [0.85, 0.1, 0.85], [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]])
+
+
+def make(count: int, seed: int):
+    """Pictures [count, 3, 64, 64], classes [count], and where the deciding object is, bool [count, 64, 64]."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 9, 9, generator=g)
+    x = 0.25 + 0.5 * F.interpolate(coarse, (SIDE, SIDE), mode="bilinear") + 0.15 * torch.randn(count, 3, SIDE, SIDE, generator=g)
+    y = torch.randint(4, (count,), generator=g)
+    where = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    cells = [(r, c) for r in (0, 22, 44) for c in (0, 22, 44)]
+    stripes = (torch.arange(OBJECT) // 2 % 2).float()
+    patterns = [stripes[None].expand(OBJECT, -1), stripes[:, None].expand(-1, OBJECT), torch.ones(OBJECT, OBJECT)]
+    for b in range(count):
+        for k, cell in enumerate(torch.randperm(9, generator=g)[:4].tolist()):
+            top, left = (cells[cell][i] + int(torch.randint(5, (1,), generator=g)) for i in (0, 1))
+            colour = DECIDING[y[b]] if k == 0 else OTHERS[torch.randint(4, (1,), generator=g)[0]]
+            pattern = 0.7 + 0.3 * patterns[int(torch.randint(3, (1,), generator=g))]
+            x[b, :, top:top + OBJECT, left:left + OBJECT] = colour[:, None, None] * pattern
+            if k == 0:
+                where[b, top:top + OBJECT, left:left + OBJECT] = True
+    return (x - 0.5) / 0.5, y, where
+
+
+def train(network: nn.Module, rate: float, steps: int) -> nn.Module:
+    x, y, _ = make(1500, seed=1)
+    optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
+    g = torch.Generator().manual_seed(2)
+    network.train()
+    for _ in range(steps):
+        batch = torch.randint(len(x), (48,), generator=g)
+        F.cross_entropy(network(x[batch]), y[batch]).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()
+    return network.eval()
+
+
+def small_vit() -> nn.Module:
+    torch.manual_seed(0)
+    net = timm.models.VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=64, depth=4, num_heads=4, num_classes=4)
+    return train(net, 2e-3, 250)
+
+
+def small_cnn() -> nn.Module:
+    torch.manual_seed(0)
+    layers, channels = [], 3
+    for width in (16, 32, 48):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        channels = width
+    net = tv.VGG(nn.Sequential(*layers), num_classes=4)
+    net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(48, 4)
+    return train(net, 5e-3, 150)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Rows of (network, operation, share of maps that point at the deciding object)."""
+    x, y, where = make(60, seed=3)
+    rows = {("random maps", "area share"): where.float().mean().item()}
+    cases = {"ViT": (small_vit(), ("iia", "iia-triple", "gae", "t-attr", "rollout")), "CNN": (small_cnn(), ("iia", "iia-triple"))}
+    for name, (network, operations) in cases.items():
+        right = iia.predict(network, x) == y
+        rows[name, "accuracy"] = right.float().mean().item()
+        for operation in operations:
+            maps = iia.explain(network, x[right], y[right], operation, steps=5, batch_size=60)
+            peak = maps.flatten(1).argmax(1, keepdim=True)
+            rows[name, operation] = where[right].flatten(1).gather(1, peak).float().mean().item()
+    print("\npointing game, share of maps whose peak lies on the deciding object:")
+    for (name, operation), share in rows.items():
+        print(f"  {name:12s} {operation:12s} {100 * share:5.1f} %")
+    return rows
+
+
+def test_the_networks_have_learnt(table):
+    assert table["ViT", "accuracy"] > 0.95 and table["CNN", "accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("row", [("ViT", "iia"), ("ViT", "iia-triple"), ("CNN", "iia"), ("CNN", "iia-triple")])
+def test_iia_points_at_the_deciding_object(row, table):
+    assert table["random maps", "area share"] < 0.1
+    assert table[row] >= 0.95, table
