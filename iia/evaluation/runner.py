@@ -59,13 +59,14 @@ class Measure:
     "degenerate": 1 marks a map that said nothing, and "skipped": "reason", without the columns, what cannot
     be measured. The numbers must not depend on anything but the batch.
     summarise: one operation's rows, in the data set's order -> its figures by name.
-    headline: the figures that the progress bar shows.
+    headline: the figures that the progress bar shows. scale: what figures are multiplied by to be shown.
     """
     operations: Sequence[str]
     columns: dict[str, type]
     score: Callable[[Batch], list[Row]]
     summarise: Callable[[list[Row]], dict[str, float]]
     headline: tuple[str, ...] = ()
+    scale: float = 1
 
     @property
     def all_columns(self) -> dict[str, type]:
@@ -266,9 +267,9 @@ class RunningFigures:
         for operation in self.measure.operations:
             rows = [row for row in self.rows if row["operation"] == operation]
             figures = self.measure.summarise(rows) if rows else {}
-            shown = " ".join(f"{name} {figures[name]:.4f}" for name in self.measure.headline if name in figures)
+            shown = [f"{name} {figures[name] * self.measure.scale:.4g}" for name in self.measure.headline if name in figures]
             if shown:
-                yield f"{operation} {shown}"
+                yield " ".join([operation, *shown])
 
 
 # ---------------------------------------------------------------------- the rows on disk
