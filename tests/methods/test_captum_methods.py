@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from conftest import network
+from small_networks import network
 
 import iia
 from iia.cnn import How
@@ -17,7 +17,8 @@ def test_ig_is_complete_in_the_probability(toy, x, y, monkeypatch):
     monkeypatch.setattr(captum_methods, "grey", lambda attributions: attributions.sum(1))
     maps = captum_methods.ig(toy, x, y, How(layer=5))
     probability = lambda pictures: toy(pictures).softmax(1)[torch.arange(2), y]
-    torch.testing.assert_close(maps.sum((1, 2)), probability(x) - probability(torch.zeros_like(x)), atol=1e-6, rtol=0.01)
+    difference = probability(x) - probability(torch.zeros_like(x))
+    torch.testing.assert_close(maps.sum((1, 2)), difference, atol=1e-6, rtol=0.01)
 
 
 def test_ig_is_the_mean_gradient_along_the_path_in_grey(toy, x, y):
@@ -41,7 +42,7 @@ def test_lift_cam_is_its_formula(toy, x, y):
     u, (first, _, second) = toy.features(x, 5), toy.network.classifier
     z, z0 = u.mean((2, 3)) @ first.weight.T + first.bias, first.bias
     slope = (z.relu() - z0.relu()) / (z - z0)                                    # [B, 8]
-    weights = ((second.weight[y] * slope) @ first.weight) * u.mean((2, 3))       # [B, 6], contributions summed over space
+    weights = ((second.weight[y] * slope) @ first.weight) * u.mean((2, 3))       # [B, 6], contributions, summed
     want = finish((weights[:, :, None, None] * u).sum(1).relu(), (16, 16), "bicubic")
     assert (want.amax((1, 2)) == 1).all()
     torch.testing.assert_close(iia.explain(toy, x, y, "lift-cam", layer=5), want)

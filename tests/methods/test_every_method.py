@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import network
+from small_networks import network
 
 import iia
 from iia.methods import CNN_OPERATIONS, Adapter
@@ -20,9 +20,11 @@ SCRIPT = Path(__file__).parents[2] / "cnn_saliency_map_generator.py"
 
 def state(net):
     """All that a method might leave behind in a network: flags, hooks, tensors and their gradients."""
-    modules = [(type(m), m.training, getattr(m, "inplace", None), [list(hooks) for key, hooks in sorted(vars(m).items())
-                                                                   if key.endswith("_hooks")]) for m in net.modules()]
-    tensors = [(t.requires_grad, t.grad is None, t.data_ptr(), t.sum().item()) for t in [*net.parameters(), *net.buffers()]]
+    modules = [(type(m), m.training, getattr(m, "inplace", None),
+                [list(hooks) for name, hooks in sorted(vars(m).items()) if name.endswith("_hooks")])
+               for m in net.modules()]
+    tensors = [(t.requires_grad, t.grad is None, t.data_ptr(), t.sum().item())
+               for t in [*net.parameters(), *net.buffers()]]
     return modules, tensors
 
 

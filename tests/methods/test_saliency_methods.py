@@ -27,7 +27,8 @@ def test_blurig_is_its_formula(toy, x, y, batch_size):
     """−Σ_i Δσ ∂blur/∂σ ∘ ∂p/∂blur at σ_i = i/2, i = 0..99."""
     maps = []
     for picture, target in zip(x, y):
-        blur = lambda sigma: gaussian_filter(picture.numpy(), (0, sigma, sigma), mode="constant") if sigma else picture.numpy()
+        def blur(sigma, picture=picture.numpy()):
+            return gaussian_filter(picture, (0, sigma, sigma), mode="constant") if sigma else picture
         mask = 0
         for sigma in np.arange(100) / 2:
             change = (blur(sigma + 0.01) - blur(sigma)) / 0.01
