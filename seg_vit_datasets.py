@@ -31,4 +31,4 @@ def main(chosen):
 
 
 if __name__ == "__main__":
-    settings.run(main, globals())
+    settings.run(main, globals(), epilog=methods.listing(methods.VIT_OPERATIONS))

@@ -3,12 +3,12 @@
 Edit the settings below, or give any of them as a flag: --model_name=vit-small --operations=iia,gae,rollout
 """
 
-from iia import generator, settings
+from iia import generator, methods, settings
 from iia.models import load_vit
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT with a class token by its timm name
-operations = ["iia", "iia-triple"]          # any of iia, iia-triple, ablation-image, ablation-attention, gae, rollout, t-attr
+operations = ["iia", "iia-triple"]          # any of those that --help lists
 ITERATION_STEPS = 5                         # n, the steps of every path: 5 as in the release, 10 in the paper
 BY_MAX_CLASS = False                        # True explains the predicted class, False the target class of pics_file
 definition = "paper"                        # "paper", or "release" for what the published code computes
@@ -33,4 +33,4 @@ def main(chosen):
 
 
 if __name__ == "__main__":
-    settings.run(main, globals())
+    settings.run(main, globals(), epilog=methods.listing(methods.VIT_OPERATIONS))
