@@ -1,4 +1,5 @@
-"""What every run needs: a device, results that survive a crash, a batch that fits, a list of what was skipped."""
+"""What every run needs: a device, results that survive a crash, a batch that fits, a list of what was skipped,
+and other processes to share the work with."""
 
 import contextlib
 import json
@@ -7,24 +8,32 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+import torch.distributed
 
 from .errors import UserError
 
 Result = TypeVar("Result")
+PATIENCE = timedelta(hours=12)       # how long a process that has finished waits for the others
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """ "auto" is CUDA, else Apple's MPS, else the CPU; any other name is torch's own.
+
+    Of several processes on a machine (torchrun) each takes a GPU of its own.
 
     Raises:
         UserError: no such device, or not on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -110,3 +119,64 @@ class Skips:
 
     def __len__(self) -> int:
         return len(self.reasons)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The processes that share a run: this one's number, and how many there are."""
+    rank: int = 0
+    size: int = 1
+
+    def first(self, work: Callable[[], Result]) -> Result:
+        """Run `work` in process 0 alone and hand what it returns to all, or its UserError."""
+        answer = [None, None]
+        if self.rank == 0:
+            try:
+                answer[0] = work()
+            except UserError as why:
+                answer[1] = str(why)
+        if self.size > 1:
+            self._exchange(torch.distributed.broadcast_object_list, answer)
+        if answer[1] is not None:
+            raise UserError(answer[1])
+        return answer[0]
+
+    def wait(self) -> None:
+        """Return when every process has come this far.
+
+        Raises:
+            UserError: one of them has stopped.
+        """
+        if self.size > 1:
+            self._exchange(torch.distributed.all_gather_object, [None] * self.size, self.rank)
+
+    def _exchange(self, collective: Callable, *arguments: object) -> None:
+        try:
+            collective(*arguments)
+        except RuntimeError as why:          # a process that dies closes its connections
+            raise UserError("another process of this run has stopped; what is done is kept. Start the same "
+                            "command again to go on.") from why
+
+
+@contextlib.contextmanager
+def crew() -> Iterator[Crew]:
+    """The processes that torchrun started, joined while the block runs; this one alone without torchrun.
+
+    They exchange words, not tensors, and these go over gloo on GPUs too: unlike nccl it notices a
+    process that died while the others wait for it.
+
+    Raises:
+        UserError: RANK and WORLD_SIZE are set, but not as torchrun does it.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield Crew()
+        return
+    try:
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    except (ValueError, RuntimeError) as why:
+        raise UserError(f"WORLD_SIZE is {size}, but the processes cannot be joined ({str(why).splitlines()[0]}). "
+                        "Start them with torchrun.") from why
+    yield Crew(torch.distributed.get_rank(), size)
+    torch.distributed.destroy_process_group()      # not after an error: it would wait for those that are gone
