@@ -2,35 +2,43 @@
 
 import numpy as np
 
+from ..integration import chunks
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+TOGETHER = 2**23          # draws at once; bounds the memory
 
 
-def resample(pictures: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each picture is drawn in each resample, float32 [resamples, pictures]; the same for a seed."""
-    rng = np.random.default_rng(seed)
-    if not pictures:
-        return np.zeros((resamples, 0), np.float32)
-    return np.stack([np.bincount(rng.integers(pictures, size=pictures), minlength=pictures)
-                     for _ in range(resamples)]).astype(np.float32)
+def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> np.ndarray:
+    """The percentile interval of each column's mean, when the pictures are drawn anew with replacement.
 
-
-def interval(values: np.ndarray, drawn: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
-    """The percentile interval of the mean of each column.
+    All columns see the same draws, so the interval of a column of differences is that of a paired comparison.
 
     Args:
         values: a row a picture, a column a figure, [N, K]; NaN where a picture has none.
-        drawn: what `resample(N)` returned. The same draws for two columns make their difference a paired one.
 
     Returns:
         float64 [2, K]: the lower and upper ends; NaN where a column has no value at all.
     """
     there = ~np.isnan(values)
-    count = drawn @ there.astype(drawn.dtype)                                             # [R, K]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (drawn @ np.where(there, values, 0)) / count
+    filled = np.where(there, values, 0)
+    means = np.concatenate([_quotient(drawn @ filled, drawn @ there.astype(float)) for drawn in draws(len(values), resamples, seed)])
     ends = np.full((2, values.shape[1]), np.nan)
-    some = there.any(0)
-    tail = 50 * (1 - confidence)
-    ends[:, some] = np.nanpercentile(means[:, some], [tail, 100 - tail], axis=0)
+    some, tail = there.any(0), 50 * (1 - confidence)
+    if some.any():
+        ends[:, some] = np.nanpercentile(means[:, some], [tail, 100 - tail], axis=0)
     return ends
+
+
+def draws(pictures: int, resamples: int, seed: int):
+    """How often each picture is drawn in each resample: [some resamples, pictures] at a time."""
+    rng = np.random.default_rng(seed)
+    for rows in chunks(resamples, max(1, TOGETHER // pictures)):
+        count = rows.stop - rows.start
+        drawn = rng.integers(pictures, size=(count, pictures)) + pictures * np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=count * pictures).reshape(count, pictures).astype(float)
+
+
+def _quotient(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """sums / counts, NaN where nothing was drawn that has a value."""
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)

@@ -15,32 +15,48 @@ from . import information_curves as information
 from . import masking, perturbation
 from .answers import ask
 
+EVERY = 50           # every 50th point of an information curve is kept: enough to draw it
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of the table: which way is better, and what it says."""
+    """A row of the table.
+
+    better: "higher" or "lower". what: what it says. percent: whether it is a percentage, or 0..1.
+    points, until: of the curve that it is the area of, how many points lie evenly on 0..until; 0 points = no curve.
+    x, y: what the curve's axes say.
+    """
     better: str
     what: str
+    percent: bool = True
+    points: int = 0
+    until: float = 1.0
+    x: str = ""
+    y: str = "softmax"
 
     @property
     def arrow(self) -> str:
         return {"higher": "↑", "lower": "↓"}[self.better]
 
 
+MASKED = {"points": len(perturbation.FRACTIONS), "until": perturbation.FRACTIONS[-1]}
+SHOWN = {"points": information.POINTS // EVERY + 1, "percent": False, "x": "information shown"}
+RISE = {"points": 225, "percent": False}             # of a picture of 224 x 224
+MOST, LEAST = {"x": "most relevant masked", **MASKED}, {"x": "least relevant masked", **MASKED}
 FIGURES = {
-    "POS": Figure("lower", "area under top-1 as the most relevant pixels are masked, 0..90"),
-    "NEG": Figure("higher", "area under top-1 as the least relevant pixels are masked, 0..90"),
-    "DEL": Figure("lower", "area under the softmax as the most relevant pixels are masked, 0..90"),
-    "INS": Figure("higher", "area under the softmax as the least relevant pixels are masked, 0..90"),
+    "POS": Figure("lower", "area under top-1 as the most relevant pixels are masked, 0..90", y="top-1", **MOST),
+    "NEG": Figure("higher", "area under top-1 as the least relevant pixels are masked, 0..90", y="top-1", **LEAST),
+    "DEL": Figure("lower", "area under the softmax as the most relevant pixels are masked, 0..90", **MOST),
+    "INS": Figure("higher", "area under the softmax as the least relevant pixels are masked, 0..90", **LEAST),
     "ADP": Figure("lower", "mean drop of the softmax when the picture is seen through its map, %"),
     "PIC": Figure("higher", "share of pictures whose softmax rises when seen through their map, %"),
-    "AIC": Figure("higher", "area under top-1 over the information shown, 0..1"),
-    "SIC": Figure("higher", "area under the softmax over the information shown, 0..1"),
-    "DEL_rise": Figure("lower", "RISE's deletion: area under the softmax, 224 pixels a step, 0..1"),
-    "INS_rise": Figure("higher", "RISE's insertion: area under the softmax, 224 pixels a step from a blur, 0..1"),
+    "AIC": Figure("higher", "area under top-1 over the information shown, 0..1", y="top-1, scaled", **SHOWN),
+    "SIC": Figure("higher", "area under the softmax over the information shown, 0..1", y="softmax, scaled", **SHOWN),
+    "DEL_rise": Figure("lower", "RISE's deletion: area under the softmax, 224 pixels a step, 0..1", x="deleted", **RISE),
+    "INS_rise": Figure("higher", "RISE's insertion: area under the softmax, 224 pixels a step from a blur, 0..1",
+                       x="inserted", **RISE),
 }
 PAPER = ("POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC")
-INFORMATION_POINTS = 50           # every 50th point of an information curve is enough to draw it
 
 
 @dataclass(frozen=True)
@@ -101,5 +117,5 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, figures: Seque
         found = information.information_curves(model, pictures, classes, maps, shown, ends=untouched.ends,
                                                batch_size=batch_size)
         values |= {name: information.information_area(curve) for name, curve in found.items()}
-        curves |= {name: curve[:, ::INFORMATION_POINTS] for name, curve in found.items()}
+        curves |= {name: curve[:, ::EVERY] for name, curve in found.items()}
     return {name: values[name].cpu() for name in figures}, {name: curve.cpu() for name, curve in curves.items()}

@@ -60,12 +60,14 @@ class Measure:
     be measured. The numbers must not depend on anything but the batch.
     summarise: one operation's rows, in the data set's order -> its figures by name.
     headline: the figures that the progress bar shows.
+    conclude: all operations' rows, {operation: rows} -> what the summary says of them together.
     """
     operations: Sequence[str]
     columns: dict[str, type]
     score: Callable[[Batch], list[Row]]
     summarise: Callable[[list[Row]], dict[str, float]]
     headline: tuple[str, ...] = ()
+    conclude: Callable[[dict[str, list[Row]]], dict] = lambda rows: {}
 
     @property
     def all_columns(self) -> dict[str, type]:
@@ -381,6 +383,7 @@ def summarise(work: Work, rows: list[Row]) -> dict:
         "skipped": {"count": len({row["index"] for row in skipped}),
                     "reasons": [said(row) for row in skipped]},
         "degenerate": {name: sum(row["degenerate"] for row in own) for name, own in by_operation.items()},
+        **work.measure.conclude(by_operation),
     }
 
 

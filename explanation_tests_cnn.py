@@ -1,0 +1,43 @@
+"""How faithful are the saliency maps of a CNN? The paper's explanation tests on the pictures of data/pics.txt.
+
+Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia@release,random
+"""
+
+from iia import settings
+from iia.evaluation import judging
+from iia.models import load_cnn_or_fallback
+
+# ------------------------------------------------------------------------------------- settings
+model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16, vgg19, efficientnet_lite0
+fallback_model_name: str | None = "efficientnet_lite0"    # explained where model_name's weights cannot be had; None = stop
+FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8), or "last"
+operations = ["random", "iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]  # the rows of the table: any operation
+                                            # of cnn_saliency_map_generator.py, "random" (noise), or <operation>@<definition>
+figures = ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC"]    # the columns; also DEL_rise, INS_rise. AIC and SIC take
+                                            # most of the time, DEL_rise and INS_rise 225 passes each
+INTERPOLATION_STEPS = 10                    # n, the steps of every path
+explained_class = "target"                  # the class that the maps explain, "target" or "predicted"; tested is the target
+definition = "paper"                        # "paper", or "release" for what the published code computes
+device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
+batch_size = 32                             # rows (pictures x path points, masked pictures) at once; bounds the memory
+precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors)
+allow_random_weights = False                # True goes on without weights; such figures mean nothing
+images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
+pics_file = "data/pics.txt"                 # lines of <file name> <class number>
+max_images: int | None = None               # None = all
+heatmaps_dir: str | None = None             # None, or a folder of maps to test instead: {picture}_{operation}_{model}.npy
+results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{layer}_{definition}_{explained_class}/
+# ----------------------------------------------------------------------------------------------
+
+
+def main(chosen):
+    named = "model_name" in chosen.given           # a network named by flag is never replaced
+    model = load_cnn_or_fallback(chosen.model_name, None if named else chosen.fallback_model_name,
+                                 weights_path=chosen.weights_path, precision=chosen.precision,
+                                 allow_random_weights=chosen.allow_random_weights)
+    return judging.judge_pics(model, chosen, layer=chosen.FEATURE_LAYER_NUMBER, steps=chosen.INTERPOLATION_STEPS)
+
+
+if __name__ == "__main__":
+    settings.run(main, globals())
