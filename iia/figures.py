@@ -81,7 +81,7 @@ def save_curves(path: str | Path, title: str, axes: Mapping[str, np.ndarray],
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(3.4 * columns + 2.2, 3.1 * rows + 0.4), dpi=110, layout="constrained")
     plots = figure.subplots(rows, columns, squeeze=False).flat
-    for plot, name in zip(plots, names):
+    for name, plot in zip(names, plots):
         for operation, own in curves.items():
             if name in own:
                 dashes = "--" if operation == "random" else ":" if "@" in operation else "-"
