@@ -9,7 +9,6 @@
 from .datasets.pictures import load_pictures
 from .errors import UserError
 from .explaining import explain, operations, predict
-from .models import load_cnn as load_model
-from .models import wrap
+from .models import load_model, wrap
 
 __all__ = ["UserError", "explain", "load_model", "load_pictures", "operations", "predict", "wrap"]

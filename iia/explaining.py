@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from .cnn import How
 from .errors import UserError, check_choice
 from .maps import finish
-from .methods import CNN_OPERATIONS
-from .models import wrap
+from .methods import CNN_OPERATIONS, VIT_OPERATIONS, Operation
+from .models import ViT, wrap
 from .runs import with_halving
 
 
@@ -40,6 +40,8 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
     model = wrap(model)
     if pictures.ndim != 4 or pictures.shape[1] != 3:
         raise UserError(f"pictures are [B, 3, H, W], not {list(pictures.shape)}.")
+    if isinstance(model, ViT) and tuple(pictures.shape[-2:]) != (model.size, model.size):
+        raise UserError(f"{model.name} reads pictures of {model.size} x {model.size} pixels, not {list(pictures.shape[-2:])}.")
     classes = torch.as_tensor(classes, device=pictures.device, dtype=torch.int64).expand(len(pictures))
     method = operations(model)[check_choice("operation", operation, operations(model))].under(definition)
     steps = model.default_steps if steps is None else steps
@@ -50,9 +52,9 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
     return finish(raw.detach(), tuple(pictures.shape[-2:]), model.upsampling)
 
 
-def operations(model: nn.Module) -> dict:
-    """The table of operations that explain this model: name -> `iia.methods.Operation`."""
-    return CNN_OPERATIONS
+def operations(model: nn.Module) -> dict[str, Operation]:
+    """The table of operations that explain this model, by name."""
+    return VIT_OPERATIONS if isinstance(model, ViT) else CNN_OPERATIONS
 
 
 @torch.no_grad()

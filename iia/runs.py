@@ -121,6 +121,11 @@ class Skips:
         return len(self.reasons)
 
 
+def rank() -> int:
+    """The number of this process among those that torchrun started; 0 without it."""
+    return int(os.environ.get("RANK", 0))
+
+
 @dataclass(frozen=True)
 class Crew:
     """The processes that share a run: this one's number, and how many there are."""

@@ -147,7 +147,8 @@ def begin(work: Work, identity: dict, settings: dict, dataset: Dataset, redo: It
     change = what_changed(work, old, identity)
     if change:
         aside = move_aside(work.folder)
-        print(f"note: {work.folder} is begun anew, because {change}; the old results are kept in {aside}", file=sys.stderr)
+        print(f"note: {work.folder} is begun anew, because {change}; the old results are kept in {aside}",
+              file=sys.stderr)
         old = {}
     begun_with = old.get("versions") or versions()
     write_json(work.folder / "settings.json", {"identity": identity, "settings": settings, "versions": begun_with})
@@ -203,7 +204,8 @@ def compute(work: Work, dataset: Dataset, todo: list[int], processes: Crew, num_
     loader = DataLoader(Batches(dataset, work), sampler=todo, batch_size=None, num_workers=num_workers)
     mine = sum(len(work.members(k)) for k in todo)
     total = len(work.ids) if processes.size == 1 else mine
-    running = RunningFigures(work.measure, [row for row in read_rows(work).values() if row["index"] // work.size not in todo])
+    before = [row for row in read_rows(work).values() if row["index"] // work.size not in todo]
+    running = RunningFigures(work.measure, before)
     skips = Skips()
     with (open_part(work, processes.rank) as file,
           tqdm(total=total, initial=total - mine, unit="picture", desc=title, disable=processes.rank > 0) as progress):
@@ -250,8 +252,9 @@ def load(dataset: Dataset, index: int) -> tuple | str:
 class RunningFigures:
     """The headline figures of the rows so far, computed anew now and then so that they cost next to nothing."""
 
-    def __init__(self, measure: Measure, rows: Iterable[Row]) -> None:
-        self.measure, self.rows, self.text, self.due = measure, [row for row in rows if not row["skipped"]], "", 0.0
+    def __init__(self, measure: Measure, rows: list[Row]) -> None:
+        self.measure, self.text, self.due = measure, "", 0.0
+        self.rows = [row for row in rows if not row["skipped"]]
 
     def after(self, rows: list[Row]) -> str:
         self.rows += [row for row in rows if not row["skipped"]]

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import cnn
+from .. import cnn, vit
 from ..errors import check_choice
+from .transformer_attribution import t_attr
+from .vit_methods import gae, rollout
 
 DEFINITIONS = ("paper", "release")
 Method = Callable[..., Tensor]
@@ -44,4 +46,15 @@ CNN_OPERATIONS: dict[str, Operation] = {
                                  cnn.released_ablation_input),
     "iia-ablation-ac": Operation(cnn.ablation_layer, f"{IIA}: the layer's path alone", "1 forward, n+1 of the tail",
                                  cnn.released_ablation_layer),
+}
+
+VIT_OPERATIONS: dict[str, Operation] = {
+    "iia": Operation(vit.iia2, f"{IIA}: two levels", "n forward, n (n+1) backward"),
+    "iia-triple": Operation(vit.iia3, f"{IIA}: three levels", "n forward, n (n+1)² backward"),
+    "ablation-image": Operation(vit.ablation_image, f"{IIA}: the input's path alone", "n+1 forward and backward",
+                                vit.released_ablation_image),
+    "ablation-attention": Operation(vit.ablation_attention, f"{IIA}: the attention's path alone", "1 forward, n+2 backward"),
+    "gae": Operation(gae, "Chefer et al., ICCV 2021", "1 forward and backward"),
+    "rollout": Operation(rollout, "Abnar & Zuidema, ACL 2020", "1 forward"),
+    "t-attr": Operation(t_attr, "Chefer et al., CVPR 2021", "2 forward, 1 backward, 1 of relevance"),
 }

@@ -3,11 +3,14 @@
 import sys
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ..errors import UserError, check_choice, unknown
+from . import vit
 from .cnn import ALIASES, CNN, NETWORKS
 from .lite0 import packaged_state_dict
+from .vit import ViT
 from .weights import Source, WeightsMissing, find, load_strictly, read_state_dict
 
 PRECISIONS = ("fp32", "bf16")
@@ -35,21 +38,59 @@ def load_cnn(name: str, weights_path: str | None = None, allow_random_weights: b
     torch.manual_seed(0)                      # so that random weights are the same in every run
     network, label = row.build(), name
     try:
-        if weights_path:
-            load_strictly(network, read_state_dict(weights_path), weights_path)
-        elif name == "efficientnet_lite0":
+        if weights_path is None and name == "efficientnet_lite0":
             load_strictly(network, packaged_state_dict(network), "the installed package")
         else:
-            file = find(name, Source(url=row.weights.url))
+            file = weights_path or find(name, Source(url=row.weights and row.weights.url))
             load_strictly(network, read_state_dict(file), file)
     except WeightsMissing:
-        if not allow_random_weights:
-            raise
-        label = f"{name} (random weights)"
-        print(f"warning: {name} has random weights; its maps mean nothing.", file=sys.stderr)
+        label = random_label(name, allow_random_weights)
     model = CNN(network, name, row.mean, row.std, precision)
     model.label = label
     return model
+
+
+def load_vit(name: str, weights_path: str | None = None, allow_random_weights: bool = False,
+             precision: str = "fp32") -> ViT:
+    """A ViT with its published weights, on the CPU: "vit-base", "vit-small", or any of timm's by its name.
+
+    A file of the shape of `vit_small_p16_224-15ec54c9.pth` loads as the network that it is. Arguments
+    and errors as in `load_cnn`.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    torch.manual_seed(0)
+    network, label = vit.build(name), name
+    vit.check_explainable(network)
+    config = network.pretrained_cfg
+    try:
+        file = weights_path or find(name, vit.source(name))
+        state = read_state_dict(file)
+        if name == "vit-small" and vit.is_old_vit_small(state):
+            network = vit.old_vit_small()
+        load_strictly(network, state, file)
+    except WeightsMissing:
+        label = random_label(name, allow_random_weights)
+    model = ViT(network, name, config["mean"], config["std"], precision)
+    model.label = label
+    return model
+
+
+def load_model(name: str, **how) -> CNN | ViT:
+    """A network by its name, as `load_cnn` or `load_vit` does it (their arguments and errors)."""
+    if name in NETWORKS or name in ALIASES:
+        return load_cnn(name, **how)
+    if name in vit.NETWORKS or name.startswith(("vit_", "deit")):
+        return load_vit(name, **how)
+    raise unknown("model_name", name, [*NETWORKS, *vit.NETWORKS], more="any ViT by its name in timm")
+
+
+def random_label(name: str, allowed: bool) -> str:
+    """What figures call a network without weights; called while WeightsMissing is handled, and raises it
+    again unless random weights were asked for."""
+    if not allowed:
+        raise
+    print(f"warning: {name} has random weights; its maps mean nothing.", file=sys.stderr)
+    return f"{name} (random weights)"
 
 
 def load_cnn_or_fallback(name: str, fallback: str | None, **how) -> CNN:
@@ -64,8 +105,12 @@ def load_cnn_or_fallback(name: str, fallback: str | None, **how) -> CNN:
         return load_cnn(fallback, precision=how.get("precision", "fp32"))
 
 
-def wrap(network: nn.Module, **how) -> CNN:
-    """A network of the user's own as something that can be explained; see `CNN`."""
-    if isinstance(network, CNN):
+def wrap(network: nn.Module, **how) -> CNN | ViT:
+    """A torchvision or timm network of the user's own as something that can be explained.
+
+    `how` are the arguments of `CNN` or `ViT` (name, mean, std, precision). Raises UserError for a
+    network of no known family.
+    """
+    if isinstance(network, (CNN, ViT)):
         return network
-    return CNN(network, **how)
+    return (ViT if isinstance(network, VisionTransformer) else CNN)(network, **how)

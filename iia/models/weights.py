@@ -4,14 +4,13 @@ The order is: the file the user names, `data/weights/`, the caches of torch and 
 hub, a download. Loading is strict: the file's tensors are the network's, all of them, or it is an error.
 """
 
-import contextlib
 import os
 import re
-import socket
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
@@ -76,47 +75,54 @@ def _in_hub_cache(repository: str) -> Path | None:
 
 
 def download(name: str, source: Source) -> Path:
-    """Fetch the weights into torch's or the hub's cache; without a network the answer comes soon."""
+    """Fetch the weights into torch's or the hub's cache; without a network the answer comes soon.
+
+    Raises:
+        WeightsMissing: there is no address, or nothing came.
+    """
     try:
-        with _short_timeouts():
-            if source.url:
-                place = Path(torch.hub.get_dir()) / "checkpoints" / source.names[0]
-                place.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(source.url, str(place))
-                return place
-            _ask_hub(source.hub)
+        if source.url:
+            _ask(source.url)
+            place = Path(torch.hub.get_dir()) / "checkpoints" / source.names[0]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(source.url, str(place))
+            return place
+        if source.hub:
             from huggingface_hub import hf_hub_download
+            _ask(f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{source.hub}/resolve/main/model.safetensors")
             return Path(hf_hub_download(source.hub, "model.safetensors"))
+        raise OSError("no address is known")
     except Exception as why:      # urllib, ssl, the hub's client and the disk each raise their own
         raise _missing(name, source, why) from why
 
 
-def _ask_hub(repository: str) -> None:
-    """One short look whether the hub answers: its client would try again for a minute."""
-    from urllib.request import Request, urlopen
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    urlopen(Request(f"{endpoint}/{repository}/resolve/main/config.json", method="HEAD"),
-            timeout=DOWNLOAD_TIMEOUT).close()
+def _ask(address: str) -> None:
+    """One short look whether the address answers: the download clients would wait and try again for a
+    minute, and a name server that says nothing heeds no socket's time-out, hence the thread."""
+    outcome: list[Exception | None] = []
 
+    def ask() -> None:
+        try:
+            urlopen(Request(address, method="HEAD"), timeout=DOWNLOAD_TIMEOUT).close()
+            outcome.append(None)
+        except Exception as why:
+            outcome.append(why)
 
-@contextlib.contextmanager
-def _short_timeouts() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(DOWNLOAD_TIMEOUT)
+    if not outcome:
+        raise TimeoutError(f"no answer within {DOWNLOAD_TIMEOUT} seconds")
+    if outcome[0] is not None:
+        raise outcome[0]
 
 
 def _missing(name: str, source: Source, why: Exception) -> WeightsMissing:
     said = str(why).strip().splitlines() or [type(why).__name__]
-    if source.url:
-        address, wanted = source.url, source.names[0]
-    else:
-        address, wanted = f"model.safetensors of {source.hub} on the Hugging Face hub", source.names[-1]
+    wanted = WEIGHTS_DIR / (source.names[0] if source.url else f"{name}.safetensors")
+    address = source.url or (f"model.safetensors of {source.hub} on the Hugging Face hub" if source.hub else "the weights")
     return WeightsMissing(name, f"not on this machine, and the download failed ({said[0][:100]})",
-                          f"Get {address} and put it at {WEIGHTS_DIR / wanted}, or name a file with --weights_path.")
+                          f"Get {address} and put it at {wanted}, or name a file with --weights_path.")
 
 
 # ------------------------------------------------------------------------------- loading

@@ -1,0 +1,76 @@
+"""ImageNet-Segmentation (Guillaumin et al., IJCV 2014): 4,276 pictures with the object's mask, in one HDF5 file."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from ..models.weights import PROJECT_DIR
+from .segmentation import SampleError, SegmentationDataset, missing
+
+FILE = "gtsegs_ijcv.mat"
+FETCH = "http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat (one file of some GB) and put it there"
+
+
+class ImageNetSegmentation(SegmentationDataset):
+    """`gtsegs_ijcv.mat` in `root`, or in the project's root. An id is a picture's number in the file, from 0.
+
+    Of a picture's annotations the first counts, as in the published protocol.
+
+    Raises:
+        UserError: no such file, or it is cut short, or not this data set.
+    """
+
+    name, default_root = "imagenet", "data"
+
+    def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None, size: int = 224) -> None:
+        super().__init__(mean, std, size)
+        self.path = find(Path(root))
+        try:
+            with h5py.File(self.path) as file:
+                pictures, masks = file["/value/img"].shape[0], file["/value/gt"].shape[0]
+        except (OSError, KeyError, AttributeError) as why:
+            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_said(why)}): it is cut short or "
+                            f"another file. Fetch {FETCH}.") from why
+        if pictures != masks or not pictures:
+            raise UserError(f"{self.path} holds {pictures} pictures and {masks} masks; it is cut short or another file.")
+        self.ids = [str(i) for i in range(pictures)]
+        self._open: tuple[int, h5py.File] | None = None
+
+    @property
+    def file(self) -> h5py.File:
+        """The open file, of this process: HDF5 cannot share one with a process that was forked."""
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = os.getpid(), h5py.File(self.path)
+        return self._open[1]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open": None}
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        file = self.file
+        try:
+            pixels = file[file["/value/img"][index, 0]][()].T                        # (3, W, H) -> (H, W, 3)
+            mask = file[file[file["/value/gt"][index, 0]][0, 0]][()].T               # (W, H) -> (H, W)
+            picture = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as why:
+            raise SampleError(f"picture {index} of {self.path} or its mask is broken ({_said(why)})") from why
+        return picture, mask > 0
+
+
+def find(root: Path) -> Path:
+    """The file in `root`, or where the published code has it: in the project's root."""
+    if not root.is_file():
+        for folder in (root, Path(), PROJECT_DIR):
+            if (folder / FILE).is_file():
+                return folder / FILE
+    raise missing("ImageNet-Segmentation", root, FETCH, f"{root}/\n  {FILE}")
+
+
+def _said(why: Exception) -> str:
+    return (str(why).splitlines() or [type(why).__name__])[0]

@@ -1,0 +1,84 @@
+"""What the three segmentation data sets share: a picture, where the object is in it, and a name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import functional as TF
+
+from ..errors import UserError
+from .pictures import denormalise, normalise, squash
+
+RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))      # the mean and std of pictures that are left in [0, 1]
+
+
+class SampleError(UserError):
+    """A picture or its mask cannot be used; the others can."""
+
+
+class SegmentationDataset(Dataset):
+    """Samples (picture [3, size, size] normalised, mask [size, size] long: 1 = object, id).
+
+    A data set fills in `ids` and `read`. Nothing but file names is kept between samples, so that it can be
+    handed to reading processes.
+
+    Args:
+        mean, std: the normalisation that the network wants; None leaves the pictures in [0, 1].
+        size: pixels, the side to which picture and mask are squashed.
+
+    Raises:
+        SampleError: of a sample: its picture or mask is missing, broken, or not of the other's size.
+    """
+
+    name: str                     # in the names of folders
+    default_root: str             # where the scripts look for it
+    ids: list[str]
+
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, size: int = 224) -> None:
+        self.mean, self.std = (mean, std) if mean else RAW
+        self.size = size
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The picture (RGB) and where the object is (bool [H, W]), both as they are in the files."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+        name = self.ids[index]
+        picture, mask = self.read(index)
+        if mask.shape != (picture.height, picture.width):
+            raise SampleError(f"the mask of {name} has {_size(mask)} pixels, its picture {picture.width} x {picture.height}")
+        small = TF.resize(Image.fromarray(mask), [self.size, self.size], TF.InterpolationMode.NEAREST)
+        return (normalise(squash(picture, self.size), self.mean, self.std),
+                torch.from_numpy(np.array(small)).long(), name)
+
+    def pixels(self, picture: Tensor) -> Tensor:
+        """A sample's picture back in [0, 1], to be looked at."""
+        return denormalise(picture, self.mean, self.std)
+
+
+def _size(mask: np.ndarray) -> str:
+    return " x ".join(str(side) for side in mask.shape[::-1])
+
+
+def missing(name: str, root: Path, fetch: str, tree: str) -> UserError:
+    """The error for a data set that is not where it should be: what to fetch, where it goes, what is there."""
+    return UserError(f"{name} is not in {root}.\nFetch {fetch}\nso that it looks like this:\n"
+                     + "".join(f"    {line}\n" for line in tree.strip("\n").splitlines()) + f"Found instead: {found_in(root)}")
+
+
+def found_in(root: Path, most: int = 8) -> str:
+    """What there is at a path, in words."""
+    if not root.exists():
+        return f"{root} does not exist."
+    if not root.is_dir():
+        return f"{root} is a file; dataset_root is a folder."
+    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    shown = ", ".join(names[:most]) + (f", ... ({len(names)} names)" if len(names) > most else "")
+    return f"{root} holds {shown}." if names else f"{root} is empty."

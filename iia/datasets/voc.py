@@ -1,0 +1,64 @@
+"""Pascal VOC 2012, the 1,449 pictures of its segmentation val set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from .pictures import open_picture
+from .segmentation import SampleError, SegmentationDataset, missing
+
+FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB) and unpack it there\n"
+         "(or torchvision.datasets.VOCSegmentation(root, download=True))")
+LIST = Path("ImageSets", "Segmentation", "val.txt")
+
+
+class Voc(SegmentationDataset):
+    """Every label above 0 is the object, the void border (255) too, as in the published protocol.
+
+    Raises:
+        UserError: the data set is not there, or its list names no picture.
+    """
+
+    name, default_root = "voc", "data/VOC"
+
+    def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None, size: int = 224) -> None:
+        super().__init__(mean, std, size)
+        self.folder = find(Path(root))
+        try:
+            lines = (self.folder / LIST).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as why:
+            raise UserError(f"{self.folder / LIST} cannot be read ({why}).") from why
+        self.ids = [line.split()[0] for line in lines if line.strip()]
+        if not self.ids:
+            raise UserError(f"{self.folder / LIST} names no picture.")
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        name = self.ids[index]
+        picture = open_picture(self.folder / "JPEGImages" / f"{name}.jpg")
+        path = self.folder / "SegmentationClass" / f"{name}.png"
+        try:
+            with Image.open(path) as mask:
+                labels = np.array(mask)            # of a palette picture its numbers, [H, W]
+        except FileNotFoundError as why:
+            raise SampleError(f"the mask {path} is missing") from why
+        except (OSError, ValueError, SyntaxError) as why:
+            raise SampleError(f"the mask {path} cannot be decoded ({type(why).__name__})") from why
+        return picture, (labels > 0 if labels.ndim == 2 else (labels[..., :3] > 0).any(-1))
+
+
+def find(root: Path) -> Path:
+    """The folder VOC2012, as the archive and as torchvision lay it."""
+    for folder in (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root / "TrainVal" / "VOCdevkit" / "VOC2012", root):
+        if (folder / LIST).is_file():
+            return folder
+    raise missing("VOC 2012", root, FETCH, f"""
+{root}/
+  VOCdevkit/VOC2012/
+    ImageSets/Segmentation/val.txt
+    JPEGImages/2007_000033.jpg ...
+    SegmentationClass/2007_000033.png ...
+""")

@@ -1,0 +1,134 @@
+"""The story that the segmentation scripts tell: a network and a data set in, a table of figures out."""
+
+from pathlib import Path
+
+import numpy as np
+
+from . import figures, settings
+from .datasets.coco import Coco
+from .datasets.imagenet_segmentation import ImageNetSegmentation
+from .datasets.segmentation import SegmentationDataset
+from .datasets.voc import Voc
+from .errors import UserError, check_choice
+from .evaluation import segmentation
+from .evaluation.runner import Batch, Measure, Row, evaluate, fingerprint, print_table
+from .explaining import explain, predict
+from .generator import check
+from .maps import is_degenerate
+from .models import load_cnn_or_fallback
+from .runs import pick_device, rank
+
+DATASETS = {kind.name: kind for kind in (ImageNetSegmentation, Coco, Voc)}
+
+
+def cnn_table(chosen: settings.Settings, dataset: str) -> int:
+    """The table of a CNN on the data set of that name; returns the exit code."""
+    named = "model_name" in chosen.given           # a network named by flag is never replaced
+    model = load_cnn_or_fallback(chosen.model_name, None if named else chosen.fallback_model_name,
+                                 weights_path=chosen.weights_path, precision=chosen.precision,
+                                 allow_random_weights=chosen.allow_random_weights)
+    return table(model, dataset, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
+
+
+def table(model, dataset: str, chosen: settings.Settings, layer: int | str, steps: int) -> int:
+    """Explain the class that `model` predicts for each picture, and score the maps against its mask.
+
+    Prints the table, and writes per_image.csv, summary.json and the panels that `chosen.save_overlays`
+    asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}/. Returns 1 when a picture had to be
+    skipped, else 0.
+    """
+    check(model, chosen, layer, steps)
+    for name in ("num_workers", "save_overlays"):
+        if getattr(chosen, name) < 0:
+            raise UserError(f"{name} is {getattr(chosen, name)}; it is at least 0.")
+    data = open_dataset(dataset, chosen.dataset_root, model, chosen.definition)
+    folder = Path(chosen.results_dir) / f"{dataset}_{model.name}_{model.cut(layer)}_{chosen.definition}"
+    operations = list(dict.fromkeys(chosen.operations))
+    identity = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(layer), "steps": steps,
+                "dataset_root": chosen.dataset_root,
+                **{name: getattr(chosen, name) for name in ("definition", "precision", "batch_size")}}
+    model.to(pick_device(chosen.device))
+    score = Score(model, data, operations, layer, steps, chosen, folder / "overlays")
+    measure = Measure(operations, segmentation.COLUMNS, score, segmentation.figures, headline=("mIoU", "mAP"))
+    summary = evaluate(data, measure, folder, identity=identity, settings=chosen.values(), max_images=chosen.max_images,
+                       batch_size=max(1, chosen.batch_size // steps),       # so that a batch of pictures fills the rows
+                       num_workers=chosen.num_workers, redo=score.lacking_panels(chosen.max_images),
+                       title=f"{dataset}, {model.label}")
+    if rank() == 0:
+        report(summary, model, folder)
+    return 1 if summary["skipped"]["count"] else 0
+
+
+def open_dataset(name: str, root: str | None, model, definition: str) -> SegmentationDataset:
+    """The data set, its pictures as `model` reads them; COCO's under "release" as the release feeds them.
+
+    Raises:
+        UserError: no such data set, or it is not in `root` (None = its usual place).
+    """
+    kind = DATASETS[check_choice("data set", name, DATASETS)]
+    raw = kind is Coco and definition == "release"        # the release forgets to normalise them (METHOD.md, section 9)
+    mean, std = (None, None) if raw else (model.mean, model.std)
+    return kind(kind.default_root if root is None else root, mean, std, model.size)
+
+
+class Score:
+    """A batch of samples -> a row of numbers for each picture and operation; the first pictures' panels by the way."""
+
+    def __init__(self, model, data: SegmentationDataset, operations: list[str], layer: int | str, steps: int,
+                 chosen: settings.Settings, panels: Path) -> None:
+        self.model, self.data, self.operations, self.panels = model, data, operations, panels
+        self.how = {"layer": layer, "steps": steps, "definition": chosen.definition, "batch_size": chosen.batch_size}
+        self.panel_count = chosen.save_overlays
+        # Apple's GPUs have no float64, in which the figures are made.
+        self.where = "cpu" if model.device.type == "mps" else model.device
+
+    def __call__(self, batch: Batch) -> list[Row]:
+        pictures, masks = batch.fields
+        x, masks = pictures.to(self.model.device), masks.to(self.where)
+        classes = predict(self.model, x)
+        rows, maps = [], {}
+        for operation in self.operations:
+            maps[operation] = explain(self.model, x, classes, operation, **self.how).to(self.where)
+            numbers = {name: values.tolist() for name, values in segmentation.measure(maps[operation], masks).items()}
+            flat = is_degenerate(maps[operation]).tolist()
+            rows += [{"index": index, "operation": operation, "degenerate": int(flat[i])}
+                     | {name: values[i] for name, values in numbers.items()} for i, index in enumerate(batch.indices)]
+        for i, index in enumerate(batch.indices):
+            if index < self.panel_count:
+                self.save_panel(index, pictures[i], masks[i], int(classes[i]), {name: m[i] for name, m in maps.items()})
+        return rows
+
+    def panel(self, index: int) -> Path:
+        return self.panels / f"{figures.safe(self.data.ids[index])}.png"
+
+    def lacking_panels(self, max_images: int | None) -> list[int]:
+        """The pictures whose panel is asked for and not there: they are explained once more for it."""
+        shown = min(self.panel_count, max_images or len(self.data), len(self.data))
+        return [index for index in range(shown) if not self.panel(index).exists()]
+
+    def save_panel(self, index: int, picture, mask, target: int, maps: dict) -> None:
+        """Picture, mask, and for each operation its map and what it calls the object."""
+        pixels = self.data.pixels(picture).permute(1, 2, 0).numpy()
+        tiles = {"picture": pixels, "mask": lit(pixels, mask.cpu().numpy())}
+        for operation, m in maps.items():
+            tiles[operation] = figures.overlay(pixels, m.float().cpu().numpy())
+            tiles[f"{operation}\nabove its mean"] = lit(pixels, segmentation.foreground(m[None])[0].cpu().numpy())
+        title = f"{figures.class_name(target)} ({target}, predicted) · {self.model.label} · {self.data.name} {self.data.ids[index]}"
+        figures.save_panel(self.panel(index), title, tiles)
+
+
+def lit(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """A picture [H, W, 3] that stays bright where the object is [H, W]."""
+    return pixels * np.where(where, 1, 0.25)[..., None]
+
+
+def report(summary: dict, model, folder: Path) -> None:
+    """Print the table, in percent, and what is not in it."""
+    print(f"{summary['pictures']} pictures, explained with {model.label}; in percent:")
+    print_table(summary["figures"], scale=100)
+    for operation, count in summary["degenerate"].items():
+        if count:
+            print(f"{count} maps of {operation} are degenerate (constant or not finite); they count as zeros")
+    if summary["skipped"]["count"]:
+        print(f"{summary['skipped']['count']} pictures skipped; summary.json names them")
+    print(f"per_image.csv and summary.json are in {folder}/")

@@ -1,0 +1,33 @@
+"""How well a ViT's saliency maps segment ImageNet, COCO or VOC: pixAcc, mIoU, mAP, mF1 and F1.
+
+Edit the settings below, or give any of them as a flag: --chosen_dataset=voc --model_name=vit-small
+Start it again and it goes on where it was; with torchrun --nproc-per-node=2 seg_vit_datasets.py processes share it.
+"""
+
+from iia import segmentation_table, settings
+
+# ------------------------------------------------------------------------------------- settings
+model_name = "vit-base"                     # vit-base, vit-small, vit-tiny
+chosen_dataset = "coco"                     # imagenet, coco, voc
+operations = ["iia", "iia-triple"]          # the rows of the table: any of iia, iia-triple, ablation-image, ablation-attention
+ITERATION_STEPS = 5                         # n, the steps of every path
+definition = "paper"                        # "paper", or "release" for what the published code computes
+device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
+batch_size = 32                             # rows (pictures x path points) through the network at once; bounds the memory
+precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors)
+allow_random_weights = False                # True goes on without weights; such figures mean nothing
+dataset_root: str | None = None             # None = data (imagenet), data/COCO (coco), data/VOC (voc)
+max_images: int | None = None               # the first so many pictures; None = all
+results_dir = "segmentation_results"        # the files: {results_dir}/{dataset}_{model}_{cut}_{definition}/
+save_overlays = 0                           # panels of the first so many pictures: picture, mask, maps, thresholded maps
+num_workers = 2                             # processes that read pictures while the device computes
+# ----------------------------------------------------------------------------------------------
+
+
+def main(chosen):
+    return segmentation_table.vit_table(chosen)
+
+
+if __name__ == "__main__":
+    settings.run(main, globals())

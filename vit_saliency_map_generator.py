@@ -1,0 +1,36 @@
+"""Saliency maps of a vision transformer: a panel in qualitive_results/ for each picture of data/pics.txt.
+
+Edit the settings below, or give any of them as a flag: --model_name=vit-small --operations=iia,gae,rollout
+"""
+
+from iia import generator, settings
+from iia.models import load_vit
+
+# ------------------------------------------------------------------------------------- settings
+model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT with a class token by its timm name
+operations = ["iia", "iia-triple"]          # any of iia, iia-triple, ablation-image, ablation-attention, gae, rollout, t-attr
+ITERATION_STEPS = 5                         # n, the steps of every path: 5 as in the release, 10 in the paper
+BY_MAX_CLASS = False                        # True explains the predicted class, False the target class of pics_file
+definition = "paper"                        # "paper", or "release" for what the published code computes
+device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
+batch_size = 10                             # rows (pictures x path points) through the network at once; bounds the memory
+precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors)
+allow_random_weights = False                # True goes on without weights; such maps mean nothing
+images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
+pics_file = "data/pics.txt"                 # lines of <file name> <class number>
+max_images: int | None = None               # None = all
+results_dir = "qualitive_results"           # the panels: {model}_{class name}_{picture}.png
+save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png) to heatmaps_dir
+heatmaps_dir = "heatmaps"                   # the maps: {picture}_{operation}_{model}.npy, float32 [224, 224] in [0, 1]
+# ----------------------------------------------------------------------------------------------
+
+
+def main(chosen):
+    model = load_vit(chosen.model_name, weights_path=chosen.weights_path, precision=chosen.precision,
+                     allow_random_weights=chosen.allow_random_weights)
+    return generator.explain_pics(model, chosen, layer="last", steps=chosen.ITERATION_STEPS)
+
+
+if __name__ == "__main__":
+    settings.run(main, globals())
