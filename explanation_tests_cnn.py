@@ -1,11 +1,10 @@
 """How faithful are the saliency maps of a CNN? The paper's explanation tests on the pictures of data/pics.txt.
 
 Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia@release,random
+Start it again and it goes on where it was; with torchrun --nproc-per-node=2 explanation_tests_cnn.py processes share it.
 """
 
-from iia import settings
-from iia.evaluation import judging
-from iia.models import load_cnn_or_fallback
+from iia import explanation_table, settings
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16, vgg19, efficientnet_lite0
@@ -27,16 +26,13 @@ images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file = "data/pics.txt"                 # lines of <file name> <class number>
 max_images: int | None = None               # None = all
 heatmaps_dir: str | None = None             # None, or a folder of maps to test instead: {picture}_{operation}_{model}.npy
+num_workers = 2                             # processes that read pictures while the device computes
 results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{layer}_{definition}_{explained_class}/
 # ----------------------------------------------------------------------------------------------
 
 
 def main(chosen):
-    named = "model_name" in chosen.given           # a network named by flag is never replaced
-    model = load_cnn_or_fallback(chosen.model_name, None if named else chosen.fallback_model_name,
-                                 weights_path=chosen.weights_path, precision=chosen.precision,
-                                 allow_random_weights=chosen.allow_random_weights)
-    return judging.judge_pics(model, chosen, layer=chosen.FEATURE_LAYER_NUMBER, steps=chosen.INTERPOLATION_STEPS)
+    return explanation_table.cnn_table(chosen)
 
 
 if __name__ == "__main__":

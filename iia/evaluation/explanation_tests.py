@@ -8,6 +8,7 @@ works for any maps [B, H, W], wherever they come from. A figure of a data set is
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from ..errors import check_choice
@@ -23,14 +24,11 @@ class Figure:
     """A row of the table.
 
     better: "higher" or "lower". what: what it says. percent: whether it is a percentage, or 0..1.
-    points, until: of the curve that it is the area of, how many points lie evenly on 0..until; 0 points = no curve.
-    x, y: what the curve's axes say.
+    x, y: what the axes of its curve say; no x = it is not the area under a curve.
     """
     better: str
     what: str
     percent: bool = True
-    points: int = 0
-    until: float = 1.0
     x: str = ""
     y: str = "softmax"
 
@@ -39,24 +37,28 @@ class Figure:
         return {"higher": "↑", "lower": "↓"}[self.better]
 
 
-MASKED = {"points": len(perturbation.FRACTIONS), "until": perturbation.FRACTIONS[-1]}
-SHOWN = {"points": information.POINTS // EVERY + 1, "percent": False, "x": "information shown"}
-RISE = {"points": 225, "percent": False}             # of a picture of 224 x 224
-MOST, LEAST = {"x": "most relevant masked", **MASKED}, {"x": "least relevant masked", **MASKED}
+MOST, LEAST, SHOWN = "share of the most relevant masked", "share of the least relevant masked", "information shown"
 FIGURES = {
-    "POS": Figure("lower", "area under top-1 as the most relevant pixels are masked, 0..90", y="top-1", **MOST),
-    "NEG": Figure("higher", "area under top-1 as the least relevant pixels are masked, 0..90", y="top-1", **LEAST),
-    "DEL": Figure("lower", "area under the softmax as the most relevant pixels are masked, 0..90", **MOST),
-    "INS": Figure("higher", "area under the softmax as the least relevant pixels are masked, 0..90", **LEAST),
+    "POS": Figure("lower", "area under top-1 as the most relevant pixels are masked, 0..90", x=MOST, y="top-1"),
+    "NEG": Figure("higher", "area under top-1 as the least relevant pixels are masked, 0..90", x=LEAST, y="top-1"),
+    "DEL": Figure("lower", "area under the softmax as the most relevant pixels are masked, 0..90", x=MOST),
+    "INS": Figure("higher", "area under the softmax as the least relevant pixels are masked, 0..90", x=LEAST),
     "ADP": Figure("lower", "mean drop of the softmax when the picture is seen through its map, %"),
     "PIC": Figure("higher", "share of pictures whose softmax rises when seen through their map, %"),
-    "AIC": Figure("higher", "area under top-1 over the information shown, 0..1", y="top-1, scaled", **SHOWN),
-    "SIC": Figure("higher", "area under the softmax over the information shown, 0..1", y="softmax, scaled", **SHOWN),
-    "DEL_rise": Figure("lower", "RISE's deletion: area under the softmax, 224 pixels a step, 0..1", x="deleted", **RISE),
-    "INS_rise": Figure("higher", "RISE's insertion: area under the softmax, 224 pixels a step from a blur, 0..1",
-                       x="inserted", **RISE),
+    "AIC": Figure("higher", "area under top-1 over the information shown, 0..1", False, SHOWN, "top-1, scaled"),
+    "SIC": Figure("higher", "area under the softmax over the information shown, 0..1", False, SHOWN, "softmax, scaled"),
+    "DEL_rise": Figure("lower", "RISE's deletion, 224 pixels a step, 0..1", False, "share deleted"),
+    "INS_rise": Figure("higher", "RISE's insertion into a blur, 224 pixels a step, 0..1", False, "share inserted"),
 }
 PAPER = ("POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC")
+
+
+def axes(figures: Sequence[str], size: int) -> dict[str, np.ndarray]:
+    """Where the points of each figure's curve lie, for maps of size x size; figures without a curve are left out."""
+    points = dict.fromkeys(perturbation.READ, np.array(perturbation.FRACTIONS))
+    points |= dict.fromkeys(information.READ, np.linspace(0, 1, information.POINTS // EVERY + 1))
+    points |= dict.fromkeys(("DEL_rise", "INS_rise"), np.linspace(0, 1, len(perturbation.rise_counts(size * size))))
+    return {name: points[name] for name in figures if name in points}
 
 
 @dataclass(frozen=True)

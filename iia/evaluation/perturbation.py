@@ -75,8 +75,7 @@ def rise_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: s
     Returns:
         By name, [B, steps + 1] in [0, 1].
     """
-    rank, pixels = ranks(maps), maps[0].numel()
-    counts = torch.tensor([*range(0, pixels, RISE_STEP), pixels], device=maps.device)
+    rank, counts = ranks(maps), torch.tensor(rise_counts(maps[0].numel()), device=maps.device)
     curves = {}
     if which is None or "DEL_rise" in which:
         curves["DEL_rise"] = (pictures, torch.zeros_like(pictures))
@@ -84,6 +83,11 @@ def rise_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: s
         curves["INS_rise"] = (rise_blur(pictures), pictures)
     return {name: ask_mixtures(model, outside, inside, rank, counts, classes, batch_size)[..., SOFTMAX]
             for name, (outside, inside) in curves.items()}
+
+
+def rise_counts(pixels: int) -> list[int]:
+    """How many pixels have been replaced at each point of a curve: 0, 224 ... all."""
+    return [*range(0, pixels, RISE_STEP), pixels]
 
 
 def rise_area(curves: Tensor) -> Tensor:

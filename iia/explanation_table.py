@@ -5,7 +5,6 @@
     curves.npz       the mean curves, and curves.png, their picture
 """
 
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,48 +14,67 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import figures as drawing
-from .. import settings
-from ..datasets.photographs import put_in_place
-from ..datasets.pics import read_pics
-from ..datasets.pictures import normalise, open_picture, squash
-from ..errors import UserError, check_choice
-from ..explaining import explain, operations, predict
-from ..maps import finish, is_degenerate, minmax
-from ..methods import DEFINITIONS
-from ..runs import pick_device, whole_file, with_halving
-from . import runner
-from .bootstrap import CONFIDENCE, intervals
-from .explanation_tests import FIGURES, look, score
+from . import figures as drawing
+from . import settings
+from .datasets.photographs import put_in_place
+from .datasets.pics import read_pics
+from .datasets.pictures import normalise, open_picture, squash
+from .errors import UserError, check_choice
+from .evaluation.bootstrap import CONFIDENCE, intervals
+from .evaluation.explanation_tests import FIGURES, axes, look, score
+from .evaluation.runner import Batch, Measure, Row, digest, evaluate, fingerprint
+from .explaining import explain, operations, predict
+from .maps import finish, is_degenerate, minmax
+from .methods import DEFINITIONS
+from .models import load_cnn_or_fallback, load_vit
+from .runs import pick_device, rank, whole_file, with_halving
 
 EXPLAINED = ("target", "predicted")
 RANDOM = "random"
 RANDOM_GRID = 7             # cells a side; a map of the CNNs' last layer has as many
-EXPLAIN_AND_JUDGE = 4       # rows of a batch for each of its pictures
+MASKED_TOGETHER = 4         # a batch has one picture for so many rows: few enough that a kill loses little
 
 
-def judge_pics(model, chosen: settings.Settings, layer: int | str, steps: int) -> int:
-    """Test the maps of every operation on the pictures of `chosen.pics_file`; returns the exit code.
+def cnn_table(chosen: settings.Settings) -> int:
+    """The table of a CNN; returns the exit code."""
+    named = "model_name" in chosen.given           # a network named by flag is never replaced
+    model = load_cnn_or_fallback(chosen.model_name, None if named else chosen.fallback_model_name,
+                                 weights_path=chosen.weights_path, precision=chosen.precision,
+                                 allow_random_weights=chosen.allow_random_weights)
+    return table(model, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
 
-    Pictures and maps that cannot be used are named, counted and make the exit code 1.
+
+def vit_table(chosen: settings.Settings) -> int:
+    """The table of a ViT; returns the exit code."""
+    model = load_vit(chosen.model_name, weights_path=chosen.weights_path, precision=chosen.precision,
+                     allow_random_weights=chosen.allow_random_weights)
+    return table(model, chosen, "last", chosen.ITERATION_STEPS)
+
+
+def table(model, chosen: settings.Settings, layer: int | str, steps: int) -> int:
+    """Test the maps of every operation on the pictures of `chosen.pics_file`.
+
+    Prints the table and writes it to {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}/.
+    Pictures and maps that cannot be used are named and counted. Returns 1 when there were any, else 0.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
     """
     check(model, chosen, layer, steps)
     model.to(pick_device(chosen.device))
-    pics = Pics(chosen.pics_file, chosen.images_dir, model)
-    judge = Judge(model, chosen, layer, steps)
-    folder = Path(chosen.results_dir) / "_".join((Path(chosen.pics_file).stem, model.name, str(model.cut(layer)),
-                                                  chosen.definition, chosen.explained_class))
-    identity = {"model": model.label, "weights": runner.fingerprint(model), "cut": model.cut(layer), "steps": steps,
-                "figures": chosen.figures, "definition": chosen.definition, "explained class": chosen.explained_class,
-                "heatmaps": chosen.heatmaps_dir, "targets": runner.digest(map(str, pics.targets)),
-                "precision": chosen.precision}
-    summary = runner.evaluate(pics, judge.measure(), folder, identity=identity, settings=chosen.values(), title=model.label,
-                              batch_size=max(1, chosen.batch_size // EXPLAIN_AND_JUDGE), max_images=chosen.max_images)
-    if os.environ.get("RANK", "0") == "0":                # of several processes one reports
-        report(summary, folder, f"{model.label}, cut at {model.cut(layer)}, {chosen.explained_class} class explained")
+    cut, pics = model.cut(layer), Pics(chosen.pics_file, chosen.images_dir, model)
+    folder = Path(chosen.results_dir) / "_".join((Path(chosen.pics_file).stem, model.name, str(cut), chosen.definition,
+                                                  chosen.explained_class))
+    identity = {"model": model.label, "weights": fingerprint(model), "layer": cut, "steps": steps,
+                "targets": digest(str(pic.target) for pic in pics.pics),
+                **{name: getattr(chosen, name) for name in ("figures", "explained_class", "definition", "heatmaps_dir",
+                                                            "images_dir", "precision", "batch_size")}}
+    summary = evaluate(pics, Judge(model, chosen, layer, steps).measure(), folder, identity=identity,
+                       settings=chosen.values(), max_images=chosen.max_images,
+                       batch_size=max(1, chosen.batch_size // MASKED_TOGETHER), num_workers=chosen.num_workers,
+                       title=model.label)
+    if rank() == 0:
+        report(summary, folder, f"{model.label}, cut at {cut}, {chosen.explained_class} class explained")
     return 1 if summary["skipped"]["count"] else 0
 
 
@@ -78,9 +96,9 @@ def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> Non
         raise UserError(f"heatmaps_dir {chosen.heatmaps_dir!r} is no folder. It holds maps made elsewhere, "
                         "{picture stem}_{operation}_{model}.npy; None computes the maps instead.")
     model.cut(layer)
-    for name, value in {"batch_size": chosen.batch_size, "steps": steps}.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}; it is at least 1.")
+    for name, value, least in (("batch_size", chosen.batch_size, 1), ("steps", steps, 1), ("num_workers", chosen.num_workers, 0)):
+        if value < least:
+            raise UserError(f"{name} is {value}; it is at least {least}.")
 
 
 def named(operation: str, definition: str) -> tuple[str, str]:
@@ -120,27 +138,27 @@ class Judge:
 
     def __init__(self, model, chosen: settings.Settings, layer: int | str, steps: int) -> None:
         self.model, self.chosen, self.layer, self.steps = model, chosen, layer, steps
+        self.operations, self.figures = (list(dict.fromkeys(names)) for names in (chosen.operations, chosen.figures))
+        self.axes = axes(self.figures, model.size)
 
-    def measure(self) -> runner.Measure:
+    def measure(self) -> Measure:
         """What the runner asks for."""
-        points = {name: len(curve) for name, curve in curve_axes(self.chosen.figures).items()}
         columns = {"target": int, "explained": int, "top1": float, "softmax": float}
-        columns |= dict.fromkeys(self.chosen.figures, float)
-        columns |= {f"{name} {k}": float for name, count in points.items() for k in range(count)}
-        return runner.Measure(self.chosen.operations, columns, self.score, self.means, tuple(self.chosen.figures[:2]),
-                              self.conclude)
+        columns |= dict.fromkeys(self.figures, float)
+        columns |= {f"{name} {k}": float for name, x in self.axes.items() for k in range(len(x))}
+        return Measure(self.operations, columns, self.score, self.means, tuple(self.figures[:2]), self.conclude)
 
-    def score(self, batch: runner.Batch) -> list[runner.Row]:
+    def score(self, batch: Batch) -> list[Row]:
         """The rows of a batch: each picture's and operation's figures and curve points."""
         chosen, model = self.chosen, self.model
         pictures, targets = (values.to(model.device) for values in batch.fields)
         explained = targets if chosen.explained_class == "target" else predict(model, pictures)
         seeds = [zlib.crc32(name.encode()) for name in batch.ids]
-        untouched = with_halving(lambda size: look(model, pictures, targets, chosen.figures, seeds, size), chosen.batch_size)
+        untouched = with_halving(lambda size: look(model, pictures, targets, self.figures, seeds, size), chosen.batch_size)
         rows = []
-        for operation in chosen.operations:
+        for operation in self.operations:
             maps, skipped = self.maps(operation, pictures, explained, batch.ids, seeds)
-            figures, curves = with_halving(lambda size: score(model, pictures, targets, maps, chosen.figures, untouched,
+            figures, curves = with_halving(lambda size: score(model, pictures, targets, maps, self.figures, untouched,
                                                               batch_size=size), chosen.batch_size)
             numbers = {"target": targets, "explained": explained, "top1": untouched.answers[:, 0],
                        "softmax": untouched.answers[:, 1], "degenerate": is_degenerate(maps), **figures}
@@ -162,15 +180,15 @@ class Judge:
         return explain(self.model, pictures, classes, name, layer=self.layer, definition=definition, steps=self.steps,
                        batch_size=self.chosen.batch_size), {}
 
-    def means(self, rows: list[runner.Row]) -> dict[str, float]:
+    def means(self, rows: list[Row]) -> dict[str, float]:
         """The table's row: each figure's mean over the pictures that have it."""
-        values = as_array(rows, self.chosen.figures)
-        return {name: float(column[~np.isnan(column)].mean()) for name, column in zip(self.chosen.figures, values.T)
+        values = as_array(rows, self.figures)
+        return {name: float(column[~np.isnan(column)].mean()) for name, column in zip(self.figures, values.T)
                 if not np.isnan(column).all()}
 
-    def conclude(self, by_operation: dict[str, list[runner.Row]]) -> dict:
+    def conclude(self, by_operation: dict[str, list[Row]]) -> dict:
         """What the summary says of all operations together."""
-        names = self.chosen.figures
+        names = self.figures
         first = {row["index"]: row for rows in by_operation.values() for row in rows}
         places = {index: place for place, index in enumerate(sorted(first))}
         values = np.full((len(places), len(by_operation), len(names)), np.nan)             # [N, O, F]
@@ -179,7 +197,18 @@ class Judge:
         return {"base accuracy": float(np.mean([row["top1"] for row in first.values()])),
                 "counts": by_name((~np.isnan(values)).sum(0), by_operation, names),
                 **compare(values, list(by_operation), names),
-                "curves": mean_curves(by_operation, names)}
+                "axes": {name: x.tolist() for name, x in self.axes.items()},
+                "curves": {operation: self.mean_curves(rows) for operation, rows in by_operation.items()}}
+
+    def mean_curves(self, rows: list[Row]) -> dict[str, list[float]]:
+        """The points of each figure's mean curve, over the pictures that have one."""
+        curves = {}
+        for name, x in self.axes.items():
+            points = as_array(rows, [f"{name} {k}" for k in range(len(x))])
+            points = points[~np.isnan(points).any(1)]
+            if len(points):
+                curves[name] = points.mean(0).tolist()
+        return curves
 
 
 # ------------------------------------------------------------------------------------ maps
@@ -213,7 +242,7 @@ def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, i
 
 # ----------------------------------------------------------------------------------- table
 
-def as_array(rows: list[runner.Row], names: Sequence[str]) -> np.ndarray:
+def as_array(rows: list[Row], names: Sequence[str]) -> np.ndarray:
     """Columns of the rows as float64 [rows, names]."""
     return np.array([[row[name] for name in names] for row in rows], dtype=np.float64).reshape(len(rows), len(names))
 
@@ -251,14 +280,13 @@ def report(summary: dict, folder: Path, title: str) -> None:
     skipped, degenerate = summary["skipped"]["count"], sum(summary["degenerate"].values())
     print(f"{title}: {summary['pictures']} pictures, base accuracy {100 * summary['base accuracy']:.1f} %, "
           f"{skipped} skipped, {degenerate} degenerate maps. {folder}/")
-    curves = summary["curves"]
+    points, curves = summary["axes"], summary["curves"]
     with whole_file(folder / "curves.npz") as temporary:
-        np.savez(temporary, **{f"{operation} {name}": np.array(curve) for operation, own in curves.items()
-                               for name, curve in own.items()},
-                 **{f"x {name}": x for name, x in curve_axes(summary["identity"]["figures"]).items()})
+        np.savez(temporary, **{f"x {name}": x for name, x in points.items()},
+                 **{f"{operation} {name}": curve for operation, own in curves.items() for name, curve in own.items()})
     if any(curves.values()):
-        labels = {name: (figure.x, figure.y) for name, figure in FIGURES.items()}
-        drawing.save_curves(folder / "curves.png", title, curve_axes(summary["identity"]["figures"]), curves, labels)
+        labels = {name: (FIGURES[name].x, FIGURES[name].y) for name in points}
+        drawing.save_curves(folder / "curves.png", title, points, curves, labels)
 
 
 def print_table(summary: dict) -> None:
@@ -266,7 +294,7 @@ def print_table(summary: dict) -> None:
 
     `*` is the best of a column, `=` what cannot be told from it: the interval of the paired difference holds 0.
     """
-    names = summary["identity"]["figures"]
+    names = list(summary["best"])
     wide = max(len(operation) for operation in ["operation", *summary["figures"]])
     columns = {name: (13, 1) if FIGURES[name].percent else (15, 3) for name in names}          # width, digits
     print(f"{'operation':{wide}}" + "".join(f"{name + FIGURES[name].arrow:>{columns[name][0]}}" for name in names) + "     n")
@@ -285,23 +313,3 @@ def print_table(summary: dict) -> None:
 def mark(summary: dict, operation: str, name: str) -> str:
     low, high = summary["behind the best"][operation][name]
     return "*" if operation == summary["best"][name] else "=" if low <= 0 <= high else " "
-
-
-# ---------------------------------------------------------------------------------- curves
-
-def curve_axes(names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Where the points of each figure's curve lie, for those of the figures that are areas."""
-    return {name: np.linspace(0, FIGURES[name].until, FIGURES[name].points) for name in names if FIGURES[name].points}
-
-
-def mean_curves(by_operation: dict[str, list[runner.Row]], names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """Each operation's mean curves: {operation: {figure: points}}."""
-    curves = {}
-    for operation, rows in by_operation.items():
-        curves[operation] = {}
-        for name, x in curve_axes(names).items():
-            points = as_array(rows, [f"{name} {k}" for k in range(len(x))])
-            points = points[~np.isnan(points).any(1)]
-            if len(points):
-                curves[operation][name] = points.mean(0).tolist()
-    return curves
