@@ -3,14 +3,14 @@
 Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia-triple
 """
 
-from iia import generator, settings
+from iia import generator, methods, settings
 from iia.models import load_cnn_or_fallback
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16, vgg19, efficientnet_lite0
 fallback_model_name: str | None = "efficientnet_lite0"    # explained where model_name's weights cannot be had; None = stop
 FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8), or "last"
-operations = ["iia", "iia-triple"]          # any of iia, iia-triple, iia-ablation-im, iia-ablation-ac
+operations = ["iia", "iia-triple"]          # iia, iia-triple, gradcam, ...: --help lists them all
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
 BY_MAX_CLASS = False                        # True explains the predicted class, False the target class of pics_file
 definition = "paper"                        # "paper", or "release" for what the published code computes
@@ -37,4 +37,4 @@ def main(chosen):
 
 
 if __name__ == "__main__":
-    settings.run(main, globals())
+    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))

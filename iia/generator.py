@@ -71,6 +71,8 @@ def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> Non
     for operation in chosen.operations:
         check_choice("operation", operation, operations(model))
     check_choice("definition", chosen.definition, DEFINITIONS)
+    for operation in chosen.operations:
+        operations(model)[operation].under(chosen.definition)      # imports its library, before anything is timed
     model.cut(layer)
     for name, value in {"batch_size": chosen.batch_size, "steps": steps, "max_images": chosen.max_images}.items():
         if value is not None and value < 1:

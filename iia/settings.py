@@ -34,14 +34,14 @@ class Settings(SimpleNamespace):
         return {name: value for name, value in vars(self).items() if name != "given"}
 
 
-def run(main: Callable[[Settings], int | None], script: dict) -> typing.NoReturn:
-    """Run a script's `main` with its settings: `settings.run(main, globals())`.
+def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") -> typing.NoReturn:
+    """Run a script's `main` with its settings: `settings.run(main, globals())`; `epilog` ends its `--help`.
 
     A UserError is printed as one message (exit code 2); Ctrl-C ends quietly (130). Otherwise the exit
     code is what `main` returns.
     """
     try:
-        code = main(read(script, sys.argv[1:])) or 0
+        code = main(read(script, sys.argv[1:], epilog)) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -51,7 +51,7 @@ def run(main: Callable[[Settings], int | None], script: dict) -> typing.NoReturn
     sys.exit(code)
 
 
-def read(script: dict, arguments: list[str]) -> Settings:
+def read(script: dict, arguments: list[str], epilog: str = "") -> Settings:
     """The settings of a script, from its globals and the flags `arguments`.
 
     Raises:
@@ -59,7 +59,7 @@ def read(script: dict, arguments: list[str]) -> Settings:
     """
     comments = commented_variables(Path(script["__file__"]).read_text(encoding="utf-8"))
     kinds = {name: _kind(name, script) for name in comments}
-    parser = _Parser(description=script.get("__doc__"), allow_abbrev=False, argument_default=argparse.SUPPRESS,
+    parser = _Parser(description=script.get("__doc__"), epilog=epilog, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, comment in comments.items():
         default = script[name]

@@ -1,0 +1,68 @@
+"""Integrated Gradients and LIFT-CAM by the package `captum`."""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from captum.attr import DeepLift, IntegratedGradients
+from captum.attr._core import deep_lift as library
+from torch import Tensor, nn
+
+from ..cnn import How
+from ..integration import chunks
+from ..models.cnn import CNN
+from .plain import plain_copy, replaced, separate_calls
+from .saliency_methods import grey
+
+IG_STEPS = 25     # as the release runs it
+
+
+def summed(values: Tensor, indices: Tensor, kernel_size: int, stride: int, padding: int, size: list[int]) -> Tensor:
+    """torch's max_unpool2d, but pixels that are the maximum of several windows get the sum of their values."""
+    return values.new_zeros(size).flatten(2).scatter_add(2, indices.flatten(2), values.flatten(2)).view(size)
+
+
+def maxpool(module: nn.Module, *seen: Tensor, eps: float) -> Tensor:
+    """captum's rule for max pooling, right where windows overlap too (the stem of a ResNet)."""
+    return library.maxpool(module, F.max_pool2d, summed, *seen, eps=eps)
+
+
+# DeepLift's rescale rule holds for any element-wise function; captum knows it for ReLU and a few more,
+# and would take the plain gradient of the others.
+RULES = library.SUPPORTED_NON_LINEAR | {nn.MaxPool2d: maxpool} | {
+    kind: library.nonlinear for kind in (nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Mish)}
+
+
+def ig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+    """Integrated Gradients of the softmax probability, from the picture 0 (normalised; "black"), in grey.
+
+    25 steps as in the release, by captum's default quadrature (Gauss-Legendre). The maps
+    are as large as the picture.
+    """
+    method = IntegratedGradients(lambda pictures: model(pictures).softmax(1))
+    return torch.cat([grey(method.attribute(x[rows], baselines=0, target=y[rows], n_steps=IG_STEPS,
+                                            internal_batch_size=how.batch_size))
+                      for rows in chunks(len(x), how.batch_size)])
+
+
+def lift_cam(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+    """LIFT-CAM: ReLU(Σ_c w_c u_c), w_c the sum over space of DeepLift's contributions of u_c to f_y.
+
+    DeepLift (rescale rule, baseline u = 0) explains a copy of the tail in which nothing is in place and
+    every call has a module of its own. Of layer norms (ConvNeXt), which it does not know, it takes the gradient.
+    """
+    tail = separate_calls(plain_copy(model.tail(how.layer)), RULES, model.at_zero(how.layer, x))
+    return torch.cat([_lift_cam(tail, model.features(x[rows], how.layer), y[rows])
+                      for rows in chunks(len(x), max(1, how.batch_size // 2))])     # captum doubles the rows: u and 0
+
+
+def _lift_cam(tail: nn.Module, u: Tensor, y: Tensor) -> Tensor:
+    weights = contributions(tail, u, y).sum((2, 3), keepdim=True)
+    return (weights * u).sum(1).relu()
+
+
+def contributions(tail: nn.Module, u: Tensor, y: Tensor) -> Tensor:
+    """DeepLift's contributions of u [B, C, h, w] to f_y(u) − f_y(0), of which they are the parts."""
+    with replaced(library, "SUPPORTED_NON_LINEAR", RULES), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*forward, backward hooks")     # on our copy, and gone with it
+        return DeepLift(tail).attribute(u.detach().requires_grad_(), baselines=0, target=y).detach()

@@ -1,0 +1,72 @@
+"""Blur IG and Guided IG by the package `saliency`, and its way from three channels to grey.
+
+The library explains one picture at a time, a NumPy array [H, W, 3]. Both methods explain the softmax
+probability. The settings are those of the package's own PyTorch example, whose Integrated Gradients is the
+one that the release runs: 25 steps (Blur IG: the library's 100), the baseline 0 after normalisation. The
+maps are as large as the picture.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from saliency.core import INPUT_OUTPUT_GRADIENTS, BlurIG, GuidedIG, VisualizeImageGrayscale, guided_ig as library
+from torch import Tensor
+
+from ..cnn import How
+from ..integration import gradient
+from ..models.cnn import CNN
+from .plain import replaced
+
+
+def blurig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+    """Blur IG: from the picture blurred with σ = 50 to the picture, in 100 steps."""
+    return each_picture(BlurIG().GetMask, model, x, y, batch_size=how.batch_size)
+
+
+def guidedig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+    """Guided IG: 25 steps, each along the half of the pixels with the least gradient; the path is unbounded.
+
+    A step begins where the one before it ended, so that the network sees one row at a time.
+    """
+    with replaced(library, "np", OlderNumPy()):
+        return each_picture(GuidedIG().GetMask, model, x, y, x_steps=25, fraction=0.5, max_dist=1.0)
+
+
+def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tensor, **settings) -> Tensor:
+    """The library's `mask` of each picture, in grey: [B, 3, H, W] -> [B, H, W].
+
+    The path is laid in float64: Blur IG divides differences of blurred pictures by 0.01.
+    """
+    masks = [mask(picture.permute(1, 2, 0).double().cpu().numpy(), gradients(model, x, target), **settings)
+             for picture, target in zip(x.detach(), y)]
+    return grey(torch.stack([torch.from_numpy(values).permute(2, 0, 1) for values in masks])).to(x)
+
+
+def gradients(model: CNN, like: Tensor, target: Tensor) -> Callable[..., dict]:
+    """The callback that the library asks for: pictures [N, H, W, 3] -> ∂softmax_y/∂pictures, as NumPy arrays."""
+
+    def call(pictures: np.ndarray, call_model_args=None, expected_keys=None) -> dict:
+        rows = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(like.dtype).to(like.device)
+        found = gradient(lambda v: model(v).softmax(1), rows, target.expand(len(rows)))
+        return {INPUT_OUTPUT_GRADIENTS: found.permute(0, 2, 3, 1).double().cpu().numpy()}
+
+    return call
+
+
+def grey(attributions: Tensor) -> Tensor:
+    """[B, 3, H, W] -> [B, H, W]: Σ|·| over the channels, cut off at its 99th percentile, in [0, 1]."""
+    with np.errstate(invalid="ignore", divide="ignore"):       # all zero: NaN here, a degenerate map when finished
+        maps = [VisualizeImageGrayscale(values.permute(1, 2, 0).cpu().numpy()) for values in attributions.detach()]
+    return torch.from_numpy(np.stack(maps)).to(attributions)
+
+
+class OlderNumPy:
+    """NumPy with the `interpolation` of np.quantile, which NumPy 2.4 dropped and the library still names."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(np, name)
+
+    @staticmethod
+    def quantile(values: np.ndarray, q: float, interpolation: str = "linear") -> np.ndarray:
+        return np.quantile(values, q, method=interpolation)
