@@ -27,6 +27,7 @@ from .explaining import explain, operations, predict
 from .maps import finish, is_degenerate, minmax
 from .methods import DEFINITIONS
 from .models import load_cnn_or_fallback, load_vit
+from .models.folded import folded
 from .runs import pick_device, rank, whole_file, with_halving
 
 EXPLAINED = ("target", "predicted")
@@ -138,6 +139,7 @@ class Judge:
 
     def __init__(self, model, chosen: settings.Settings, layer: int | str, steps: int) -> None:
         self.model, self.chosen, self.layer, self.steps = model, chosen, layer, steps
+        self.asked = folded(model)
         self.operations, self.figures = (list(dict.fromkeys(names)) for names in (chosen.operations, chosen.figures))
         self.axes = axes(self.figures, model.size)
 
@@ -150,15 +152,15 @@ class Judge:
 
     def score(self, batch: Batch) -> list[Row]:
         """The rows of a batch: each picture's and operation's figures and curve points."""
-        chosen, model = self.chosen, self.model
+        chosen, model, asked = self.chosen, self.model, self.asked
         pictures, targets = (values.to(model.device) for values in batch.fields)
-        explained = targets if chosen.explained_class == "target" else predict(model, pictures)
+        explained = targets if chosen.explained_class == "target" else predict(asked, pictures)
         seeds = [zlib.crc32(name.encode()) for name in batch.ids]
-        untouched = with_halving(lambda size: look(model, pictures, targets, self.figures, seeds, size), chosen.batch_size)
+        untouched = with_halving(lambda size: look(asked, pictures, targets, self.figures, seeds, size), chosen.batch_size)
         rows = []
         for operation in self.operations:
             maps, skipped = self.maps(operation, pictures, explained, batch.ids, seeds)
-            figures, curves = with_halving(lambda size: score(model, pictures, targets, maps, self.figures, untouched,
+            figures, curves = with_halving(lambda size: score(asked, pictures, targets, maps, self.figures, untouched,
                                                               batch_size=size), chosen.batch_size)
             numbers = {"target": targets, "explained": explained, "top1": untouched.answers[:, 0],
                        "softmax": untouched.answers[:, 1], "degenerate": is_degenerate(maps), **figures}
