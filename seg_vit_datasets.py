@@ -1,26 +1,27 @@
 """How well a ViT's saliency maps segment ImageNet, COCO or VOC: pixAcc, mIoU, mAP, mF1 and F1.
 
 Edit the settings below, or give any of them as a flag: --chosen_dataset=voc --model_name=vit-small
-Start it again and it goes on where it was; with torchrun --nproc-per-node=2 seg_vit_datasets.py processes share it.
+Started again it goes on where it was; torchrun --nproc-per-node=2 seg_vit_datasets.py shares it.
 """
 
 from iia import segmentation_table, settings
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "vit-base"                     # vit-base, vit-small, vit-tiny
-chosen_dataset = "coco"                     # imagenet, coco, voc
-operations = ["iia", "iia-triple"]          # the rows of the table: any of iia, iia-triple, ablation-image, ablation-attention
-ITERATION_STEPS = 5                         # n, the steps of every path
+model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT with a class token by its timm name
+chosen_dataset = "coco"                     # "imagenet", "coco", "voc"
+operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, ablation-image,
+                                            # ablation-attention, gae, rollout, t-attr
+ITERATION_STEPS = 5                         # n, the steps of every path: 5 as in the release, 10 in the paper
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
-batch_size = 32                             # rows (pictures x path points) through the network at once; bounds the memory
-precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
+batch_size = 10                             # pictures x path points through the network at once; bounds the memory
+precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors)
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 dataset_root: str | None = None             # None = data (imagenet), data/COCO (coco), data/VOC (voc)
 max_images: int | None = None               # the first so many pictures; None = all
 results_dir = "segmentation_results"        # the files: {results_dir}/{dataset}_{model}_{cut}_{definition}/
-save_overlays = 0                           # panels of the first so many pictures: picture, mask, maps, thresholded maps
+save_overlays = 0                           # so many panels: picture, maps, mask, what each map calls the object
 num_workers = 2                             # processes that read pictures while the device computes
 # ----------------------------------------------------------------------------------------------
 

@@ -1,27 +1,28 @@
 """How well a CNN's saliency maps segment ImageNet-Segmentation: pixAcc, mIoU, mAP, mF1 and F1.
 
 Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia-triple
-Start it again and it goes on where it was; with torchrun --nproc-per-node=2 segmentation_cnn_imagenet.py processes share it.
+Started again it goes on where it was; torchrun --nproc-per-node=2 segmentation_cnn_imagenet.py shares it.
 """
 
 from iia import segmentation_table, settings
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16, vgg19, efficientnet_lite0
-fallback_model_name: str | None = "efficientnet_lite0"    # explained where model_name's weights cannot be had; None = stop
+model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16|19, or
+                                            # efficientnet_lite0
+fallback_model_name: str | None = "efficientnet_lite0"    # where model_name's weights cannot be had; None = stop
 FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8), or "last"
-operations = ["iia", "iia-triple"]          # the rows of the table: any of iia, iia-triple, iia-ablation-im, iia-ablation-ac
+operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, iia-ablation-im, iia-ablation-ac
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
-batch_size = 32                             # rows (pictures x path points) through the network at once; bounds the memory
+batch_size = 32                             # pictures x path points through the network at once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors)
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 dataset_root = "data"                       # the folder with gtsegs_ijcv.mat
 max_images: int | None = None               # the first so many pictures; None = all
 results_dir = "segmentation_results"        # the files: {results_dir}/imagenet_{model}_{cut}_{definition}/
-save_overlays = 0                           # panels of the first so many pictures: picture, mask, maps, thresholded maps
+save_overlays = 0                           # so many panels: picture, maps, mask, what each map calls the object
 num_workers = 2                             # processes that read pictures while the device computes
 # ----------------------------------------------------------------------------------------------
 

@@ -121,6 +121,21 @@ class Skips:
         return len(self.reasons)
 
 
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """While the block runs a GPU too adds numbers in a fixed order, so that what is computed twice is the same."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")        # cuBLAS asks for it
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 def rank() -> int:
     """The number of this process among those that torchrun started; 0 without it."""
     return int(os.environ.get("RANK", 0))

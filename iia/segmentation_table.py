@@ -15,10 +15,11 @@ from .evaluation.runner import Batch, Measure, Row, evaluate, fingerprint, print
 from .explaining import explain, predict
 from .generator import check
 from .maps import is_degenerate
-from .models import load_cnn_or_fallback
+from .models import load_cnn_or_fallback, load_vit
 from .runs import pick_device, rank
 
 DATASETS = {kind.name: kind for kind in (ImageNetSegmentation, Coco, Voc)}
+PERCENT = 100
 
 
 def cnn_table(chosen: settings.Settings, dataset: str) -> int:
@@ -28,6 +29,13 @@ def cnn_table(chosen: settings.Settings, dataset: str) -> int:
                                  weights_path=chosen.weights_path, precision=chosen.precision,
                                  allow_random_weights=chosen.allow_random_weights)
     return table(model, dataset, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
+
+
+def vit_table(chosen: settings.Settings) -> int:
+    """The table of a ViT on `chosen.chosen_dataset`; returns the exit code."""
+    model = load_vit(chosen.model_name, weights_path=chosen.weights_path, precision=chosen.precision,
+                     allow_random_weights=chosen.allow_random_weights)
+    return table(model, chosen.chosen_dataset, chosen, "last", chosen.ITERATION_STEPS)
 
 
 def table(model, dataset: str, chosen: settings.Settings, layer: int | str, steps: int) -> int:
@@ -49,7 +57,7 @@ def table(model, dataset: str, chosen: settings.Settings, layer: int | str, step
                 **{name: getattr(chosen, name) for name in ("definition", "precision", "batch_size")}}
     model.to(pick_device(chosen.device))
     score = Score(model, data, operations, layer, steps, chosen, folder / "overlays")
-    measure = Measure(operations, segmentation.COLUMNS, score, segmentation.figures, headline=("mIoU", "mAP"))
+    measure = Measure(operations, segmentation.COLUMNS, score, segmentation.figures, ("mIoU", "mAP"), PERCENT)
     summary = evaluate(data, measure, folder, identity=identity, settings=chosen.values(), max_images=chosen.max_images,
                        batch_size=max(1, chosen.batch_size // steps),       # so that a batch of pictures fills the rows
                        num_workers=chosen.num_workers, redo=score.lacking_panels(chosen.max_images),
@@ -107,14 +115,16 @@ class Score:
         return [index for index in range(shown) if not self.panel(index).exists()]
 
     def save_panel(self, index: int, picture, mask, target: int, maps: dict) -> None:
-        """Picture, mask, and for each operation its map and what it calls the object."""
+        """A row of the picture and its maps; under it the mask and what each map calls the object."""
         pixels = self.data.pixels(picture).permute(1, 2, 0).numpy()
-        tiles = {"picture": pixels, "mask": lit(pixels, mask.cpu().numpy())}
-        for operation, m in maps.items():
-            tiles[operation] = figures.overlay(pixels, m.float().cpu().numpy())
-            tiles[f"{operation}\nabove its mean"] = lit(pixels, segmentation.foreground(m[None])[0].cpu().numpy())
-        title = f"{figures.class_name(target)} ({target}, predicted) · {self.model.label} · {self.data.name} {self.data.ids[index]}"
-        figures.save_panel(self.panel(index), title, tiles)
+        called = {name: segmentation.foreground(m[None])[0] for name, m in maps.items()}
+        tiles = {"picture": pixels}
+        tiles |= {name: figures.overlay(pixels, m.float().cpu().numpy()) for name, m in maps.items()}
+        tiles |= {"mask": lit(pixels, mask.cpu().numpy())}
+        tiles |= {f"{name} > its mean": lit(pixels, where.cpu().numpy()) for name, where in called.items()}
+        title = (f"{figures.class_name(target)} ({target}, predicted)", self.model.label,
+                 f"{self.data.name} {self.data.ids[index]}")
+        figures.save_panel(self.panel(index), " · ".join(title), tiles)
 
 
 def lit(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -125,7 +135,7 @@ def lit(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
 def report(summary: dict, model, folder: Path) -> None:
     """Print the table, in percent, and what is not in it."""
     print(f"{summary['pictures']} pictures, explained with {model.label}; in percent:")
-    print_table(summary["figures"], scale=100)
+    print_table(summary["figures"], PERCENT)
     for operation, count in summary["degenerate"].items():
         if count:
             print(f"{count} maps of {operation} are degenerate (constant or not finite); they count as zeros")

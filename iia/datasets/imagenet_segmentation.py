@@ -35,10 +35,11 @@ class ImageNetSegmentation(SegmentationDataset):
             with h5py.File(self.path) as file:
                 pictures, masks = file["/value/img"].shape[0], file["/value/gt"].shape[0]
         except (OSError, KeyError, AttributeError) as why:
-            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_said(why)}): it is cut short or "
-                            f"another file. Fetch {FETCH}.") from why
+            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_said(why)}): it is cut short "
+                            f"or another file. Fetch {FETCH}.") from why
         if pictures != masks or not pictures:
-            raise UserError(f"{self.path} holds {pictures} pictures and {masks} masks; it is cut short or another file.")
+            raise UserError(f"{self.path} holds {pictures} pictures and {masks} masks: it is another file. "
+                            f"Fetch {FETCH}.")
         self.ids = [str(i) for i in range(pictures)]
         self._open: tuple[int, h5py.File] | None = None
 

@@ -1,5 +1,6 @@
 """What the three segmentation data sets share: a picture, where the object is in it, and a name."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class SegmentationDataset(Dataset):
     default_root: str             # where the scripts look for it
     ids: list[str]
 
-    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, size: int = 224) -> None:
+    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, size: int) -> None:
         self.mean, self.std = (mean, std) if mean else RAW
         self.size = size
 
@@ -53,7 +54,8 @@ class SegmentationDataset(Dataset):
         name = self.ids[index]
         picture, mask = self.read(index)
         if mask.shape != (picture.height, picture.width):
-            raise SampleError(f"the mask of {name} has {_size(mask)} pixels, its picture {picture.width} x {picture.height}")
+            raise SampleError(f"the mask of {name} is of another size ({_size(mask)}) than its picture "
+                              f"({picture.width} x {picture.height})")
         small = TF.resize(Image.fromarray(mask), [self.size, self.size], TF.InterpolationMode.NEAREST)
         return (normalise(squash(picture, self.size), self.mean, self.std),
                 torch.from_numpy(np.array(small)).long(), name)
@@ -69,8 +71,9 @@ def _size(mask: np.ndarray) -> str:
 
 def missing(name: str, root: Path, fetch: str, tree: str) -> UserError:
     """The error for a data set that is not where it should be: what to fetch, where it goes, what is there."""
-    return UserError(f"{name} is not in {root}.\nFetch {fetch}\nso that it looks like this:\n"
-                     + "".join(f"    {line}\n" for line in tree.strip("\n").splitlines()) + f"Found instead: {found_in(root)}")
+    tree = textwrap.indent(tree.strip("\n"), "    ")
+    return UserError(f"{name} is not in {root}.\nFetch {fetch}\nso that it looks like this:\n{tree}\n"
+                     f"Found instead: {found_in(root)}")
 
 
 def found_in(root: Path, most: int = 8) -> str:

@@ -8,7 +8,9 @@ The unit of work is a batch of fixed membership: pictures [kB, (k+1)B) of the da
 is either whole in per_image.csv or computed again as a whole, so that an undisturbed run, a resumed one
 and one of several processes send the same batches through the network. The figures are made from the
 rows in the data set's order, whoever computed them and when. Floats are written so that they read back
-to the last digit.
+to the last digit. So the figures are the same to the last digit as long as the device computes the same:
+on CPUs a convolution's last digits depend on the number of threads, of which torchrun gives one to each
+process (OMP_NUM_THREADS says how many).
 """
 
 import csv
@@ -29,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..runs import Crew, Skips, crew, versions, whole_file, write_json
+from ..runs import Crew, Skips, crew, repeatable, versions, whole_file, write_json
 
 Row = dict[str, object]
 FIRST_COLUMNS = {"index": int, "id": str, "operation": str, "skipped": str, "degenerate": int}
@@ -59,7 +61,7 @@ class Measure:
     "degenerate": 1 marks a map that said nothing, and "skipped": "reason", without the columns, what cannot
     be measured. The numbers must not depend on anything but the batch.
     summarise: one operation's rows, in the data set's order -> its figures by name.
-    headline: the figures that the progress bar shows.
+    headline: the figures that the progress bar shows. scale: what figures are multiplied by to be shown.
     conclude: all operations' rows, {operation: rows} -> what the summary says of them together.
     """
     operations: Sequence[str]
@@ -67,6 +69,7 @@ class Measure:
     score: Callable[[Batch], list[Row]]
     summarise: Callable[[list[Row]], dict[str, float]]
     headline: tuple[str, ...] = ()
+    scale: float = 1
     conclude: Callable[[dict[str, list[Row]]], dict] = lambda rows: {}
 
     @property
@@ -105,7 +108,7 @@ def evaluate(dataset: Dataset, measure: Measure, folder: str | Path, *, identity
     identity = {"operations": list(measure.operations), **identity, "pictures together": batch_size,
                 "data set": digest(ids), "columns": list(measure.all_columns)}
     work = Work(Path(folder), measure, batch_size, ids[:max_images])
-    with crew() as processes:
+    with crew() as processes, repeatable():
         done, begun_with = processes.first(lambda: begin(work, identity, settings, dataset, redo))
         todo = [k for k in range(work.batches) if k not in done][processes.rank::processes.size]
         if todo:
@@ -154,8 +157,10 @@ def begin(work: Work, identity: dict, settings: dict, dataset: Dataset, redo: It
     write_json(work.folder / "settings.json", {"identity": identity, "settings": settings, "versions": begun_with})
     rows = whole_batches(work, read_rows(work))
     write_rows(work, rows)
-    again = {index // work.size for index in redo} | {k for k in rows if mended(dataset, rows[k])}
-    return set(rows) - again, begun_with
+    done = set(rows) - {index // work.size for index in redo} - {k for k in rows if mended(dataset, rows[k])}
+    if len(done) < work.batches:
+        (work.folder / "summary.json").unlink(missing_ok=True)       # of fewer pictures; no longer true
+    return done, begun_with
 
 
 def read_settings(folder: Path) -> dict:
@@ -268,9 +273,9 @@ class RunningFigures:
         for operation in self.measure.operations:
             rows = [row for row in self.rows if row["operation"] == operation]
             figures = self.measure.summarise(rows) if rows else {}
-            shown = " ".join(f"{name} {figures[name]:.4f}" for name in self.measure.headline if name in figures)
-            if shown:
-                yield f"{operation} {shown}"
+            names = [name for name in self.measure.headline if name in figures]
+            if names:
+                yield " ".join([operation, *(f"{name} {figures[name] * self.measure.scale:.4g}" for name in names)])
 
 
 # ---------------------------------------------------------------------- the rows on disk
@@ -288,10 +293,17 @@ def open_part(work: Work, rank: int) -> io.TextIOBase:
 
 
 def append(file: io.TextIOBase, measure: Measure, rows: list[Row], header: bool = False) -> None:
-    """Write rows in one go, and return when the disk has them."""
-    file.write(as_csv(measure, rows, header))
-    file.flush()
-    os.fsync(file.fileno())
+    """Write rows in one go, and return when the disk has them.
+
+    Raises:
+        UserError: the disk does not take them.
+    """
+    try:
+        file.write(as_csv(measure, rows, header))
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as why:
+        raise UserError(f"cannot write to {file.name} ({why.strerror}); what is done is kept.") from why
 
 
 def as_csv(measure: Measure, rows: Iterable[Row], header: bool = False) -> str:

@@ -194,8 +194,11 @@ def test_other_pictures_or_batches_are_another_run(tmp_path, change):
 def test_more_pictures_continue(tmp_path, undisturbed):
     folder, log = tmp_path / "run", []
     assert evaluate(folder, max_images=7)["pictures"] == 7
+    with pytest.raises(UserError, match="too much"):
+        evaluate(folder, max_images=20, fail_at=12)
+    assert not (folder / "summary.json").exists()                        # the one of 7 pictures is no longer true
     evaluate(folder, log, max_images=100)
-    assert log[0] == [6, 7, 8] and not (tmp_path / "run.1").exists()      # picture 6 was alone in its batch before
+    assert log[0] == [12, 13, 14] and not (tmp_path / "run.1").exists()
     assert files(folder) == undisturbed
 
 

@@ -1,0 +1,143 @@
+"""How much faster is a segmentation table than the straightforward way? Both in one run, end to end.
+
+    python benchmarks/segmentation.py [--pictures=6] [--rounds=3] [--steps=10] [--network=resnet101] [--threads=2]
+
+Both explain the same pictures by IIA2 (n steps) with the same random weights, and score the maps. The
+straightforward way goes as published code does: it builds the network and loads its weights for every
+picture, goes picture by picture and step by step, and asks scikit-learn for every figure. Prints the ratio of
+the times (median of the rounds), the figures of both, and where this project's time goes.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from iia import segmentation_table                                                    # noqa: E402
+from iia.datasets.coco import Coco                                                    # noqa: E402
+from iia.evaluation import runner, segmentation                                       # noqa: E402
+from iia.models.cnn import CNN, IMAGENET_MEAN, IMAGENET_STD                           # noqa: E402
+from iia.settings import Settings                                                     # noqa: E402
+from tests import oracles_segmentation                                                # noqa: E402
+from tests.segmentation_trees import coco_tree                                        # noqa: E402
+
+
+def ours(network: str, weights: Path, root: Path, results: Path, steps: int) -> dict[str, float]:
+    """The table as the script makes it; its figures."""
+    model = CNN(build(network, weights), network)
+    chosen = Settings(operations=["iia"], definition="paper", precision="fp32", batch_size=32, dataset_root=str(root),
+                      results_dir=str(results), save_overlays=0, num_workers=2, max_images=None, device="cpu")
+    segmentation_table.table(model, "coco", chosen, "last", steps)
+    summary = next(results.glob("*/summary.json"))
+    return runner.json.loads(summary.read_text())["figures"]["iia"]
+
+
+def straightforward(network: str, weights: Path, root: Path, steps: int) -> dict[str, float]:
+    """The same figures, picture by picture and step by step."""
+    maps, masks, per_picture = [], [], []
+    for x, mask, _ in Coco(root, IMAGENET_MEAN, IMAGENET_STD):
+        net = build(network, weights)
+        features = torch.nn.Sequential(*list(net.children())[:-2])
+        with torch.no_grad():
+            y = net(x[None]).argmax(1).item()
+        total = 0
+        for i in range(steps + 1):
+            with torch.no_grad():
+                u = features(x[None] * i / steps)
+            r = u.amin((2, 3), keepdim=True)
+            for j in range(steps + 1):
+                v = (r + j / steps * (u - r)).requires_grad_()
+                g = torch.autograd.grad(net.fc(net.avgpool(v).flatten(1))[0, y], v)[0]
+                total = total + ((u - r) * v.detach() * g).sum(1)
+        m = F.interpolate(total[None], size=x.shape[1:], mode="bicubic", align_corners=False)[0, 0]
+        m = (m - m.min()) / (m.max() - m.min())
+        maps.append(m.numpy())
+        masks.append(mask.numpy().astype(np.uint8))
+        per_picture.append(oracles_segmentation.figures(maps[-1][None], masks[-1][None]))
+    called = np.stack([m > m.mean(dtype=np.float64) for m in maps])
+    ratios = [((called == label) & (np.stack(masks) == label)).sum() / ((called == label) | (np.stack(masks) == label)).sum()
+              for label in (0, 1)]
+    return {"mIoU": np.mean(ratios)} | {name: np.mean([own[name] for own in per_picture])
+                                        for name in ("pixAcc", "mAP", "mF1", "F1")}
+
+
+def build(network: str, weights: Path) -> torch.nn.Module:
+    net = getattr(torchvision.models, network)()
+    net.load_state_dict(torch.load(weights, weights_only=True))
+    return net.eval()
+
+
+class Clock:
+    """Seconds by part, summed over the calls of wrapped functions."""
+
+    def __init__(self) -> None:
+        self.seconds = Counter()
+
+    def wrap(self, part: str, function: Callable) -> Callable:
+        def timed(*arguments, **named):
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self.seconds[part] += time.perf_counter() - start
+        return timed
+
+    def time(self, part: str, function: Callable, *arguments) -> object:
+        return self.wrap(part, function)(*arguments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--network", default="resnet101", help="a torchvision ResNet")
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    clock, ratios = Clock(), []
+    segmentation.measure = clock.wrap("metrics", segmentation.measure)
+    segmentation_table.explain = clock.wrap("explaining", segmentation_table.explain)
+    segmentation_table.predict = clock.wrap("predicting", segmentation_table.predict)
+    segmentation_table.fingerprint = clock.wrap("fingerprint of the weights", segmentation_table.fingerprint)
+    runner.append = clock.wrap("writing rows", runner.append)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        root, weights = coco_tree(folder / "coco", chosen.pictures), folder / "weights.pth"
+        torch.save(getattr(torchvision.models, chosen.network)().state_dict(), weights)
+        for number in range(chosen.rounds):
+            before = dict(clock.seconds)
+            fast = clock.time("all", ours, chosen.network, weights, root, folder / f"results{number}", chosen.steps)
+            slow = clock.time("straightforward", straightforward, chosen.network, weights, root, chosen.steps)
+            ratios.append((clock.seconds["straightforward"] - before.get("straightforward", 0))
+                          / (clock.seconds["all"] - before.get("all", 0)))
+    report(chosen, clock.seconds, ratios, fast, slow)
+
+
+def report(chosen: argparse.Namespace, seconds: Counter, ratios: list[float], fast: dict, slow: dict) -> None:
+    print(f"\n{chosen.network}, IIA2, n = {chosen.steps}, {chosen.pictures} pictures, {chosen.threads} threads, "
+          f"{chosen.rounds} rounds")
+    print(f"straightforward / this project: {statistics.median(ratios):.2f}  (rounds: "
+          + ", ".join(f"{ratio:.2f}" for ratio in ratios) + ")")
+    for name in fast:
+        print(f"  {name:7} {fast[name]:.6f}, straightforward {slow[name]:.6f}")
+    parts = {part: value for part, value in seconds.items() if part not in ("all", "straightforward")}
+    parts["the rest: building the network, reading, starting processes"] = seconds["all"] - sum(parts.values())
+    for part, value in sorted(parts.items(), key=lambda item: -item[1]):
+        print(f"  {value / seconds['all']:6.1%}  {part}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""The three segmentation data sets, on trees that are built here in the layout of the real ones."""
+
+import json
+import pickle
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from iia.datasets.coco import Coco
+from iia.datasets.imagenet_segmentation import ImageNetSegmentation
+from iia.datasets.pictures import PictureError
+from iia.datasets.segmentation import SampleError
+from iia.datasets.voc import Voc
+from iia.errors import UserError
+from tests.segmentation_trees import (annotation_file, box, coco_masks, coco_tree, gtsegs_tree, picture, voc_labels,
+                                      voc_tree)
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")      # pycocotools under NumPy 2
+
+TREES = {Coco: coco_tree, Voc: voc_tree, ImageNetSegmentation: gtsegs_tree}
+every = pytest.mark.parametrize("kind", TREES, ids=lambda kind: kind.name)
+
+
+def nearest(mask, size=224):
+    """A mask at size x size: each pixel takes the value under its centre."""
+    rows, columns = (((np.arange(size) + 0.5) * side / size).astype(int) for side in mask.shape)
+    return torch.from_numpy(mask[rows][:, columns]).long()
+
+
+# -------------------------------------------------------------------------- all alike
+
+@every
+def test_a_sample_is_a_normalised_picture_a_mask_and_an_id(kind, tmp_path):
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    raw, normalised = kind(TREES[kind](tmp_path)), kind(tmp_path, mean, std)
+    assert len(raw) == len(raw.ids) == 3
+    for (x, mask, name), (z, same, _) in zip(raw, normalised):
+        assert x.shape == (3, 224, 224) and x.dtype == torch.float32 and 0 <= x.min() and x.max() <= 1
+        assert mask.shape == (224, 224) and mask.dtype == torch.long and set(mask.unique().tolist()) == {0, 1}
+        assert isinstance(name, str) and torch.equal(mask, same)
+        torch.testing.assert_close(z, (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None])
+        torch.testing.assert_close(normalised.pixels(z), x)
+
+
+@every
+def test_reading_processes_see_the_same(kind, tmp_path):
+    data = kind(TREES[kind](tmp_path))
+    alone = [data[i] for i in range(3)]                 # the file is open when the processes are forked
+    forked = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    sent = pickle.loads(pickle.dumps(data))             # as to a process that is not forked
+    for samples in (forked, sent):
+        for (x, mask, name), (y, same, other) in zip(alone, samples, strict=True):
+            assert torch.equal(x, y) and torch.equal(mask, same) and name == other
+
+
+@every
+def test_another_size(kind, tmp_path):
+    x, mask, _ = kind(TREES[kind](tmp_path), size=32)[0]
+    assert x.shape == (3, 32, 32) and mask.shape == (32, 32)
+
+
+@every
+def test_missing_data_are_described(kind, tmp_path):
+    with pytest.raises(UserError) as error:
+        kind(tmp_path / "nowhere")
+    assert "Fetch http" in str(error.value) and "GB" in str(error.value)
+    assert f"    {tmp_path / 'nowhere'}/\n      " in str(error.value)                   # the tree
+    assert f"Found instead: {tmp_path / 'nowhere'} does not exist." in str(error.value)
+    with pytest.raises(UserError, match="is empty"):
+        kind(tmp_path)
+    (tmp_path / "something.zip").write_text("")
+    with pytest.raises(UserError, match="holds something.zip"):
+        kind(tmp_path)
+    with pytest.raises(UserError, match="is a file; dataset_root is a folder"):
+        kind(tmp_path / "something.zip")
+
+
+# -------------------------------------------------------------------------------- COCO
+
+def test_coco_masks_are_the_union_of_all_instances_by_ascending_id(tmp_path):
+    data = Coco(coco_tree(tmp_path))
+    assert data.ids == ["10", "20", "30"]               # picture 5 bears no annotation
+    for (_, mask, name) in data:
+        assert torch.equal(mask, nearest(coco_masks()[name])), name
+
+
+def test_coco_in_the_folder_2017(tmp_path):
+    coco_tree(tmp_path / "2017")
+    assert Coco(tmp_path).ids == ["10", "20", "30"]
+
+
+@pytest.mark.parametrize("content", ['{"images": [', "[]", '{"images": [], "annotations": [{"id": 1}]}', "\x00"])
+def test_coco_annotations_that_do_not_parse(tmp_path, content):
+    annotation_file(coco_tree(tmp_path)).write_text(content)
+    with pytest.raises(UserError, match="instances_val2017.json cannot be read as COCO's instances"):
+        Coco(tmp_path)
+
+
+def test_coco_without_annotations(tmp_path):
+    annotation_file(coco_tree(tmp_path)).write_text('{"images": [], "annotations": []}')
+    with pytest.raises(UserError, match="annotates no picture"):
+        Coco(tmp_path)
+
+
+@pytest.mark.parametrize("segmentation", [[], [[]], [[1, 2, 3]], {"counts": "abc", "size": [40, 60]}, {"size": [40, 60]},
+                                          {"counts": [4], "size": [2, 2]}, None])
+def test_coco_instance_that_cannot_be_decoded(tmp_path, segmentation):
+    content = json.loads(annotation_file(coco_tree(tmp_path)).read_text())
+    content["annotations"][0]["segmentation"] = segmentation                    # picture 30's
+    annotation_file(tmp_path).write_text(json.dumps(content))
+    data = Coco(tmp_path)
+    with pytest.raises(SampleError, match="an annotation of picture 30 cannot be decoded"):
+        data[2]
+    data[1]
+
+
+def test_coco_picture_that_is_not_listed(tmp_path):
+    content = json.loads(annotation_file(coco_tree(tmp_path)).read_text())
+    content["images"] = content["images"][1:]
+    annotation_file(tmp_path).write_text(json.dumps(content))
+    with pytest.raises(SampleError, match="picture 30 .* not in the list"):
+        Coco(tmp_path)[2]
+
+
+def test_coco_prints_nothing(tmp_path, capfd):
+    Coco(coco_tree(tmp_path))[0]
+    assert capfd.readouterr() == ("", "")
+
+
+# --------------------------------------------------------------------------------- VOC
+
+@pytest.mark.parametrize("below", ["VOCdevkit/VOC2012", "VOC2012", ".", "TrainVal/VOCdevkit/VOC2012"])
+def test_voc_everything_above_0_is_object_the_void_border_too(tmp_path, below):
+    data = Voc(voc_tree(tmp_path, below=below))
+    assert data.ids == ["2008_000000", "2008_000001", "2008_000002"]
+    for index, (_, mask, _) in enumerate(data):
+        assert torch.equal(mask, nearest((voc_labels(index) > 0).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n\n", "  \n"])
+def test_voc_list_with_other_line_ends(tmp_path, end):
+    data = Voc(voc_tree(tmp_path, end=end))
+    assert data.ids == ["2008_000000", "2008_000001", "2008_000002"]
+    data[2]
+
+
+def test_voc_mask_in_colours(tmp_path):
+    voc_tree(tmp_path)
+    path = tmp_path / "VOCdevkit/VOC2012/SegmentationClass/2008_000000.png"
+    colours = np.zeros((40, 60, 3), np.uint8)
+    colours[10:20, 5:9, 2] = 128
+    Image.fromarray(colours).save(path)
+    assert torch.equal(Voc(tmp_path)[0][1], nearest((colours[..., 2] > 0).astype(np.uint8)))
+
+
+def test_voc_list_that_names_nothing(tmp_path):
+    listed = voc_tree(tmp_path) / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    listed.write_text("\r\n")
+    with pytest.raises(UserError, match="names no picture"):
+        Voc(tmp_path)
+
+
+def test_voc_pictures_and_masks_that_are_missing_or_broken(tmp_path):
+    folder = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
+    (folder / "JPEGImages" / "2008_000000.jpg").unlink()
+    (folder / "SegmentationClass" / "2008_000001.png").unlink()
+    (folder / "SegmentationClass" / "2008_000002.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    data = Voc(tmp_path)
+    for index, said in enumerate(["2008_000000.jpg is missing", "2008_000001.png is missing", "2008_000002.png cannot be dec"]):
+        with pytest.raises((PictureError, SampleError), match=said):
+            data[index]
+
+
+def test_voc_mask_of_another_size(tmp_path):
+    folder = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
+    shutil.copy(folder / "SegmentationClass" / "2008_000001.png", folder / "SegmentationClass" / "2008_000000.png")
+    with pytest.raises(SampleError, match=r"2008_000000 is of another size \(48 x 66\) than its picture \(60 x 40\)"):
+        Voc(tmp_path)[0]
+
+
+# ---------------------------------------------------------------------------- ImageNet
+
+def test_gtsegs_axes_and_first_annotation(tmp_path):
+    data = ImageNetSegmentation(gtsegs_tree(tmp_path))
+    assert data.ids == ["0", "1", "2"]
+    for index in range(3):
+        pixels, mask = data.read(index)
+        assert np.array_equal(np.asarray(pixels), picture(index)) and np.array_equal(mask, box(index))
+        assert torch.equal(data[index][1], nearest(box(index)))
+
+
+def test_gtsegs_in_the_projects_root(tmp_path, monkeypatch):
+    gtsegs_tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert len(ImageNetSegmentation("data")) == 3
+
+
+def test_gtsegs_cut_short_or_foreign(tmp_path):
+    path = gtsegs_tree(tmp_path) / "gtsegs_ijcv.mat"
+    whole = path.read_bytes()
+    for content in (whole[:len(whole) // 2], b"MATLAB 5.0 MAT-file", b""):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="cut short or another file. Fetch http"):
+            ImageNetSegmentation(tmp_path)
+    for names in (["other"], ["value/img"]):
+        with h5py.File(path, "w") as file:
+            for name in names:
+                file.create_dataset(name, (3, 1), dtype=float)
+        with pytest.raises(UserError, match="cut short or another file. Fetch http"):
+            ImageNetSegmentation(tmp_path)
+    with h5py.File(path, "w") as file:
+        file["value/img"], file["value/gt"] = np.zeros((3, 1)), np.zeros((2, 1))
+    with pytest.raises(UserError, match="3 pictures and 2 masks"):
+        ImageNetSegmentation(tmp_path)
+
+
+def test_gtsegs_sample_that_is_broken(tmp_path):
+    with h5py.File(gtsegs_tree(tmp_path) / "gtsegs_ijcv.mat", "r+") as file:
+        file["value/img"][0, 0] = h5py.Reference()
+        file["#refs#/gt1"][0, 0] = file.create_dataset("#refs#/words", data="no mask").ref
+        file["#refs#/gt2"][0, 0] = file.create_dataset("#refs#/other", data=np.ones((5, 6), np.uint8)).ref
+    data = ImageNetSegmentation(tmp_path)
+    for index, said in enumerate(["picture 0 of .* broken", "picture 1 of .* broken", "another size"]):
+        with pytest.raises(SampleError, match=said):
+            data[index]
