@@ -29,8 +29,8 @@ def maxpool(module: nn.Module, *seen: Tensor, eps: float) -> Tensor:
 
 # DeepLift's rescale rule holds for any element-wise function; captum knows it for ReLU and a few more,
 # and would take the plain gradient of the others.
-RULES = library.SUPPORTED_NON_LINEAR | {nn.MaxPool2d: maxpool} | {
-    kind: library.nonlinear for kind in (nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Mish)}
+ELEMENT_WISE = (nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Mish)
+RULES = library.SUPPORTED_NON_LINEAR | dict.fromkeys(ELEMENT_WISE, library.nonlinear) | {nn.MaxPool2d: maxpool}
 
 
 def ig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:

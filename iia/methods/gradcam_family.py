@@ -14,7 +14,8 @@ import contextlib
 from types import SimpleNamespace
 
 import torch
-from pytorch_grad_cam import AblationCAM, FullGrad, GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM, ablation_cam as library
+from pytorch_grad_cam import AblationCAM, FullGrad, GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
+from pytorch_grad_cam import ablation_cam as library
 from pytorch_grad_cam.ablation_layer import AblationLayer
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -55,8 +56,9 @@ def ablation(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 def fullgrad(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """FullGrad: |x ∘ ∂f_y/∂x| and, of every convolution and batch norm, |bias ∘ ∂f_y/∂output|.
 
-    It has no layer: its maps are as large as the picture. A picture at a time, since the library
-    upsamples every channel of every layer to the picture's size.
+    It has no layer: its maps are as large as the picture. The library counts no biases of layer norms
+    and linear layers (ConvNeXt has many). A picture at a time, since it upsamples every channel of every
+    layer to the picture's size.
     """
     with closing(FullGrad(plain_copy(model.tail(0)), [])) as cam:
         return torch.cat([maps(cam, x[row:row + 1], y[row:row + 1]) for row in range(len(x))])

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from saliency.core import INPUT_OUTPUT_GRADIENTS, BlurIG, GuidedIG, VisualizeImageGrayscale, guided_ig as library
+from saliency.core import INPUT_OUTPUT_GRADIENTS, BlurIG, GuidedIG, VisualizeImageGrayscale
+from saliency.core import guided_ig as library
 from torch import Tensor
 
 from ..cnn import How

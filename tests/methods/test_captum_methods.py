@@ -1,0 +1,80 @@
+"""Integrated Gradients and LIFT-CAM against their formulas and their completeness."""
+
+import sys
+
+import pytest
+import torch
+from small_networks import network
+
+import iia
+from iia.cnn import How
+from iia.maps import finish
+from iia.methods import captum_methods
+from iia.methods.plain import plain_copy, separate_calls
+
+
+def test_ig_is_complete_in_the_probability(toy, x, y, monkeypatch):
+    monkeypatch.setattr(captum_methods, "grey", lambda attributions: attributions.sum(1))
+    maps = captum_methods.ig(toy, x, y, How(layer=5))
+    probability = lambda pictures: toy(pictures).softmax(1)[torch.arange(2), y]
+    difference = probability(x) - probability(torch.zeros_like(x))
+    torch.testing.assert_close(maps.sum((1, 2)), difference, atol=1e-6, rtol=0.01)
+
+
+def test_ig_is_the_mean_gradient_along_the_path_in_grey(toy, x, y):
+    gradients, steps = 0, 400
+    for step in range(steps):
+        v = ((step + 0.5) / steps * x).requires_grad_()
+        gradients += torch.autograd.grad(toy(v).softmax(1)[torch.arange(2), y].sum(), v)[0] / steps
+    grey = (x * gradients).abs().sum(1)
+    highest = torch.quantile(grey.flatten(1), 0.99, dim=1).view(2, 1, 1)
+    want = finish(grey.minimum(highest), (16, 16), "bicubic")
+    torch.testing.assert_close(iia.explain(toy, x, y, "ig"), want, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_ig_does_not_depend_on_the_batch_size(toy, x, y, batch_size):
+    torch.testing.assert_close(iia.explain(toy, x, y, "ig", batch_size=batch_size), iia.explain(toy, x, y, "ig"))
+
+
+def test_lift_cam_is_its_formula(toy, x, y):
+    """The tail of layer 5 is W2 ReLU(W1 mean(u) + b1) + b2; its one ReLU passes ΔReLU/Δz."""
+    u, (first, _, second) = toy.features(x, 5), toy.network.classifier
+    z, z0 = u.mean((2, 3)) @ first.weight.T + first.bias, first.bias
+    slope = (z.relu() - z0.relu()) / (z - z0)                                    # [B, 8]
+    weights = ((second.weight[y] * slope) @ first.weight) * u.mean((2, 3))       # [B, 6], contributions, summed
+    want = finish((weights[:, :, None, None] * u).sum(1).relu(), (16, 16), "bicubic")
+    assert (want.amax((1, 2)) == 1).all()
+    torch.testing.assert_close(iia.explain(toy, x, y, "lift-cam", layer=5), want)
+
+
+@pytest.mark.parametrize("family", ["vgg", "resnet", "resnet with bottlenecks", "densenet", "efficientnet"])
+def test_contributions_are_complete_at_every_cut(family, x, y):
+    """Σ contributions = f_y(u) − f_y(0): no ReLU, ReLU6 or pooling is overlooked or met twice."""
+    model = iia.wrap(network(family)).double()
+    x = x.repeat(1, 1, 2, 2)
+    for cut in range(1, len(model.stage_names) + 1):
+        u, tail = model.features(x, cut), model.tail(cut)
+        plain = separate_calls(plain_copy(tail), captum_methods.RULES, u[:1])
+        with torch.no_grad():
+            torch.testing.assert_close(plain(u), tail(u))
+            difference = (tail(u) - tail(torch.zeros_like(u)))[torch.arange(2), y]
+        found = captum_methods.contributions(plain, u, y)
+        assert found.shape == u.shape
+        torch.testing.assert_close(found.sum((1, 2, 3)), difference, msg=f"layer {cut}")
+
+
+def test_captum_has_its_own_rules_back(toy, x, y):
+    from captum.attr._core import deep_lift
+    before = dict(deep_lift.SUPPORTED_NON_LINEAR)
+    iia.explain(toy, x, y, "lift-cam")
+    with pytest.raises(Exception):
+        iia.explain(toy, x, torch.tensor([3, 99]), "lift-cam")
+    assert deep_lift.SUPPORTED_NON_LINEAR == before
+
+
+def test_a_library_that_is_missing_is_named(toy, x, y, monkeypatch):
+    monkeypatch.delitem(sys.modules, "iia.methods.captum_methods")
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(iia.UserError, match="pip install captum"):
+        iia.explain(toy, x, y, "lift-cam")
