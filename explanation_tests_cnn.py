@@ -1,21 +1,22 @@
-"""How faithful are the saliency maps of a CNN? The paper's explanation tests on the pictures of data/pics.txt.
+"""How faithful are the saliency maps of a CNN? The paper's explanation tests on a list of pictures.
 
 Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia@release,random
-Start it again and it goes on where it was; with torchrun --nproc-per-node=2 explanation_tests_cnn.py processes share it.
+Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
-from iia import explanation_table, settings
+from iia import explanation_table, methods, settings
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16, vgg19, efficientnet_lite0
-fallback_model_name: str | None = "efficientnet_lite0"    # explained where model_name's weights cannot be had; None = stop
+model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16|19,
+                                            # efficientnet_lite0
+fallback_model_name: str | None = "efficientnet_lite0"    # where model_name's weights cannot be had; None = stop
 FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8), or "last"
-operations = ["random", "iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]  # the rows of the table: any operation
-                                            # of cnn_saliency_map_generator.py, "random" (noise), or <operation>@<definition>
-figures = ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC"]    # the columns; also DEL_rise, INS_rise. AIC and SIC take
-                                            # most of the time, DEL_rise and INS_rise 225 passes each
+operations = ["random", "gradcam", "iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]    # the rows of the table:
+                                            # "random" (noise), those that --help lists, <operation>@<definition>
+figures = ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC"]    # the columns; also DEL_rise, INS_rise (225 passes
+                                            # each). AIC and SIC take most of the time
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
-explained_class = "target"                  # the class that the maps explain, "target" or "predicted"; tested is the target
+explained_class = "target"                  # the class that maps explain: "target", "predicted"; tested is the target
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (pictures x path points, masked pictures) at once; bounds the memory
@@ -25,7 +26,7 @@ allow_random_weights = False                # True goes on without weights; such
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file = "data/pics.txt"                 # lines of <file name> <class number>
 max_images: int | None = None               # None = all
-heatmaps_dir: str | None = None             # None, or a folder of maps to test instead: {picture}_{operation}_{model}.npy
+heatmaps_dir: str | None = None             # maps to test instead of computing them: {picture}_{operation}_{model}.npy
 num_workers = 2                             # processes that read pictures while the device computes
 results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{layer}_{definition}_{explained_class}/
 # ----------------------------------------------------------------------------------------------
@@ -36,4 +37,4 @@ def main(chosen):
 
 
 if __name__ == "__main__":
-    settings.run(main, globals())
+    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))

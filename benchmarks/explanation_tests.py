@@ -70,7 +70,8 @@ def one_by_one(model, picture: Tensor, wanted: int, saliency: Tensor) -> list[fl
         return answer(raw)[1], answer(raw * saliency)[1]
 
     (y, o), (whole, seen) = seen_through(), seen_through()
-    return [curve(True, 0), curve(False, 0), curve(True, 1), curve(False, 1), 100 * max(0, y - o) / y, 100.0 * (whole < seen)]
+    return [curve(True, 0), curve(False, 0), curve(True, 1), curve(False, 1),
+            100 * max(0, y - o) / y, 100.0 * (whole < seen)]
 
 
 # ------------------------------------------------------------------------------------------------- measuring
@@ -97,7 +98,8 @@ def main() -> None:
     how = parser.parse_args()
     torch.set_num_threads(how.threads)
     model = iia.load_model(MODEL).to("cuda" if torch.cuda.is_available() else "cpu")
-    pictures = iia.load_pictures([photograph(name) for name in NAMES], model).repeat(-(-how.pictures // 3), 1, 1, 1)[:how.pictures]
+    pictures = iia.load_pictures([photograph(name) for name in NAMES], model)
+    pictures = pictures.repeat(-(-how.pictures // len(NAMES)), 1, 1, 1)[:how.pictures]
     classes = iia.predict(model, pictures)
     maps = [random_maps(pictures, range(k, k + len(pictures)), model.upsampling) for k in range(how.maps)]
     asked = folded(model)
@@ -105,8 +107,8 @@ def main() -> None:
     model(pictures[:1])
 
     rival, quick, count = Timed(model), Timed(asked), how.pictures * how.maps
-    alone, expected = seconds(lambda: torch.tensor([[one_by_one(rival, *given) for given in zip(pictures, classes.tolist(), own)]
-                                                    for own in maps]))
+    alone, expected = seconds(lambda: torch.tensor(
+        [[one_by_one(rival, *given) for given in zip(pictures, classes.tolist(), own)] for own in maps]))
     batched, figures = seconds(lambda: together(quick, pictures, classes, maps, how.batch_size))
     outside = 1 - quick.seconds / batched
     print(f"{model.label}, {count} maps of {how.pictures} pictures, {torch.get_num_threads()} threads, {model.device}")

@@ -97,7 +97,8 @@ def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> Non
         raise UserError(f"heatmaps_dir {chosen.heatmaps_dir!r} is no folder. It holds maps made elsewhere, "
                         "{picture stem}_{operation}_{model}.npy; None computes the maps instead.")
     model.cut(layer)
-    for name, value, least in (("batch_size", chosen.batch_size, 1), ("steps", steps, 1), ("num_workers", chosen.num_workers, 0)):
+    for name, value, least in (("batch_size", chosen.batch_size, 1), ("steps", steps, 1),
+                               ("num_workers", chosen.num_workers, 0)):
         if value < least:
             raise UserError(f"{name} is {value}; it is at least {least}.")
 
@@ -123,10 +124,6 @@ class Pics(Dataset):
     def ids(self) -> list[str]:
         return [pic.path.name for pic in self.pics] + self.problems
 
-    @property
-    def targets(self) -> list[int]:
-        return [pic.target for pic in self.pics]
-
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         if index >= len(self.pics):
             raise UserError("no picture in this line")
@@ -148,27 +145,28 @@ class Judge:
         columns = {"target": int, "explained": int, "top1": float, "softmax": float}
         columns |= dict.fromkeys(self.figures, float)
         columns |= {f"{name} {k}": float for name, x in self.axes.items() for k in range(len(x))}
-        return Measure(self.operations, columns, self.score, self.means, tuple(self.figures[:2]), self.conclude)
+        return Measure(self.operations, columns, self.score, self.means, headline=tuple(self.figures[:2]),
+                       conclude=self.conclude)
 
     def score(self, batch: Batch) -> list[Row]:
         """The rows of a batch: each picture's and operation's figures and curve points."""
-        chosen, model, asked = self.chosen, self.model, self.asked
-        pictures, targets = (values.to(model.device) for values in batch.fields)
-        explained = targets if chosen.explained_class == "target" else predict(asked, pictures)
+        asked, rows_at_once = self.asked, self.chosen.batch_size
+        pictures, targets = (values.to(self.model.device) for values in batch.fields)
+        explained = targets if self.chosen.explained_class == "target" else predict(asked, pictures)
         seeds = [zlib.crc32(name.encode()) for name in batch.ids]
-        untouched = with_halving(lambda size: look(asked, pictures, targets, self.figures, seeds, size), chosen.batch_size)
+        untouched = with_halving(lambda size: look(asked, pictures, targets, self.figures, seeds, size), rows_at_once)
         rows = []
         for operation in self.operations:
             maps, skipped = self.maps(operation, pictures, explained, batch.ids, seeds)
             figures, curves = with_halving(lambda size: score(asked, pictures, targets, maps, self.figures, untouched,
-                                                              batch_size=size), chosen.batch_size)
+                                                              batch_size=size), rows_at_once)
             numbers = {"target": targets, "explained": explained, "top1": untouched.answers[:, 0],
                        "softmax": untouched.answers[:, 1], "degenerate": is_degenerate(maps), **figures}
             numbers |= {f"{name} {k}": curve[:, k] for name, curve in curves.items() for k in range(curve.shape[1])}
             numbers = {name: values.tolist() for name, values in numbers.items()}
             for i, index in enumerate(batch.indices):
-                measured = {"skipped": skipped[i]} if i in skipped else {name: values[i] for name, values in numbers.items()}
-                rows.append({"index": index, "operation": operation, **measured})
+                own = {"skipped": skipped[i]} if i in skipped else {name: values[i] for name, values in numbers.items()}
+                rows.append({"index": index, "operation": operation, **own})
         return rows
 
     def maps(self, operation: str, pictures: Tensor, classes: Tensor, ids: list[str], seeds: list[int],
@@ -225,7 +223,8 @@ def random_maps(pictures: Tensor, seeds: Sequence[int], upsampling: str) -> Tens
     return finish(torch.stack(cells), tuple(pictures.shape[-2:]), upsampling).to(pictures)
 
 
-def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, ids: list[str]) -> tuple[Tensor, dict[int, str]]:
+def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, ids: list[str],
+              ) -> tuple[Tensor, dict[int, str]]:
     """Maps made elsewhere, `{stem}_{operation}_{model}.npy`: [B, H, W] in [0, 1], and {place: why there is none}."""
     maps, skipped = torch.zeros_like(pictures[:, 0]), {}
     for i, name in enumerate(ids):
@@ -299,7 +298,8 @@ def print_table(summary: dict) -> None:
     names = list(summary["best"])
     wide = max(len(operation) for operation in ["operation", *summary["figures"]])
     columns = {name: (13, 1) if FIGURES[name].percent else (15, 3) for name in names}          # width, digits
-    print(f"{'operation':{wide}}" + "".join(f"{name + FIGURES[name].arrow:>{columns[name][0]}}" for name in names) + "     n")
+    head = "".join(f"{name + FIGURES[name].arrow:>{width}}" for name, (width, _) in columns.items())
+    print(f"{'operation':{wide}}{head}     n")
     for operation, own in summary["figures"].items():
         values, ranges = "", ""
         for name, (width, digits) in columns.items():

@@ -1,5 +1,7 @@
 """How far a mean over pictures can be trusted: the bootstrap over pictures."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..integration import chunks
@@ -9,7 +11,8 @@ CONFIDENCE = 0.95
 TOGETHER = 2**23          # draws at once; bounds the memory
 
 
-def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> np.ndarray:
+def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float = CONFIDENCE,
+              seed: int = 0) -> np.ndarray:
     """The percentile interval of each column's mean, when the pictures are drawn anew with replacement.
 
     All columns see the same draws, so the interval of a column of differences is that of a paired comparison.
@@ -22,7 +25,8 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
     """
     there = ~np.isnan(values)
     filled = np.where(there, values, 0)
-    means = np.concatenate([_quotient(drawn @ filled, drawn @ there.astype(float)) for drawn in draws(len(values), resamples, seed)])
+    means = np.concatenate([_quotient(drawn @ filled, drawn @ there.astype(float))
+                            for drawn in draws(len(values), resamples, seed)])                 # [resamples, K]
     ends = np.full((2, values.shape[1]), np.nan)
     some, tail = there.any(0), 50 * (1 - confidence)
     if some.any():
@@ -30,7 +34,7 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
     return ends
 
 
-def draws(pictures: int, resamples: int, seed: int):
+def draws(pictures: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each picture is drawn in each resample: [some resamples, pictures] at a time."""
     rng = np.random.default_rng(seed)
     for rows in chunks(resamples, max(1, TOGETHER // pictures)):

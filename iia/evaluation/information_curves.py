@@ -94,8 +94,9 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
     shown = most_relevant(maps[rows.to(maps.device)]) | ends.kept[rows.numpy(), None]       # [R, T, H, W]
     steps = shown.shape[1]
     filled, sizes = fill_all(ends.pixels[rows.numpy()].repeat(steps, 0), shown.reshape(-1, *shown.shape[2:]), exact)
-    answers = ask(model, from_pixels(model, filled, pictures), classes[rows.to(classes.device)].repeat_interleave(steps),
-                  batch_size).double().cpu().view(len(rows), steps, 2)
+    asked = classes[rows.to(classes.device)].repeat_interleave(steps)
+    answers = ask(model, from_pixels(model, filled, pictures), asked, batch_size)
+    answers = answers.double().cpu().view(len(rows), steps, 2)                              # [R, T, 2]
     low, high = ends.blurred_size[rows, None], ends.size[rows, None]
     information = ((sizes.view(len(rows), steps) - low) / (high - low)).clamp(0, 1)
     for name, column in columns.items():

@@ -41,8 +41,8 @@ def place(tmp_path):
 
 
 def chosen(place, **more):
-    values = dict(operations=["random", "mine"], figures=SIX, explained_class="target", definition="paper", device="cpu",
-                  batch_size=8, precision="fp32", images_dir=str(place), pics_file=str(place / "list.txt"),
+    values = dict(operations=["random", "mine"], figures=SIX, explained_class="target", definition="paper",
+                  device="cpu", batch_size=8, precision="fp32", images_dir=str(place), pics_file=str(place / "list.txt"),
                   max_images=None, heatmaps_dir=str(place / "maps"), num_workers=0, results_dir=str(place / "results"))
     return settings.Settings(**values | more)
 
@@ -68,13 +68,15 @@ def test_maps_made_elsewhere(place, capsys):
     folder = place / "results" / FOLDER
     said = capsys.readouterr()
     assert "broken.png" in said.err and "list.txt:3" in said.err
-    assert {path.name for path in folder.iterdir()} == {"per_image.csv", "summary.json", "settings.json", "curves.npz", "curves.png"}
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"per_image.csv", "summary.json", "settings.json", "curves.npz", "curves.png"}
 
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["pictures"], summary["skipped"]["count"], summary["degenerate"]) == (5, 2, {"random": 0, "mine": 0})
     pictures, targets = load_pictures([place / f"p{i}.png" for i in range(5)], model), torch.tensor([0, 1, 2, 3, 0])
     maps = torch.stack([torch.from_numpy(np.load(place / "maps" / f"p{i}_mine_toy.npy")) for i in range(5)])
-    maps = (maps - maps.amin((1, 2), keepdim=True)) / (maps.amax((1, 2), keepdim=True) - maps.amin((1, 2), keepdim=True))
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    maps = (maps - low) / (high - low)
     expected, curves = score(model, pictures, targets, maps, SIX)
     for name in SIX:
         assert summary["figures"]["mine"][name] == pytest.approx(expected[name].mean().item(), abs=1e-4)
@@ -97,7 +99,8 @@ def test_missing_misshapen_and_constant_maps(place, capsys):
     (place / "maps" / "p3_mine_toy.npy").write_bytes(b"")
     assert explanation_table.table(Scrambles(), chosen(place), "last", 1) == 1
     said = capsys.readouterr()
-    for what in ("p1_mine_toy.npy holds no map (it is [7, 7], not [16, 16])", "p3_mine_toy.npy holds no map", "p4_mine_toy.npy is missing"):
+    for what in ("p1_mine_toy.npy holds no map (it is [7, 7], not [16, 16])", "p3_mine_toy.npy holds no map",
+                 "p4_mine_toy.npy is missing"):
         assert what in said.err, what
     summary = json.loads((place / "results" / FOLDER / "summary.json").read_text())
     assert summary["counts"]["mine"]["POS"] == 2 and summary["counts"]["random"]["POS"] == 5
@@ -170,7 +173,8 @@ def test_predicted_class_is_explained_and_the_target_asked_for(place):
     (place / "list.txt").write_text("cat.png 3\n")
     rows = {}
     for which in ("target", "predicted"):
-        how = chosen(place, operations=["iia-ablation-ac"], figures=["POS", "INS"], heatmaps_dir=None, explained_class=which)
+        how = chosen(place, operations=["iia-ablation-ac"], figures=["POS", "INS"], heatmaps_dir=None,
+                     explained_class=which)
         assert explanation_table.table(model, how, "last", 3) == 0
         rows[which], = rows_of(place / "results" / f"list_efficientnet_lite0_9_paper_{which}")
     pictures = load_pictures([place / "cat.png"], model)
@@ -187,9 +191,9 @@ def test_predicted_class_is_explained_and_the_target_asked_for(place):
 def test_both_definitions_in_one_table_from_the_command_line(tmp_path):
     (tmp_path / "pics.txt").write_text(f"{NAMES[0]} 285\n")
     (tmp_path / NAMES[0]).write_bytes(photograph(NAMES[0]).read_bytes())
-    done = subprocess.run([sys.executable, ROOT / "explanation_tests_cnn.py", "--model_name=efficientnet_lite0", "--batch_size=8",
-                           "--operations=random,iia-ablation-ac,iia-ablation-ac@release", "--figures=POS,INS,SIC",
-                           "--images_dir=.", "--pics_file=pics.txt", "--num_workers=0", "--INTERPOLATION_STEPS=2"],
+    done = subprocess.run([sys.executable, ROOT / "explanation_tests_cnn.py", "--model_name=efficientnet_lite0",
+                           "--batch_size=8", "--operations=random,iia-ablation-ac,iia-ablation-ac@release",
+                           "--figures=POS,INS,SIC","--images_dir=.", "--pics_file=pics.txt", "--num_workers=0", "--INTERPOLATION_STEPS=2"],
                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines()[:7] if not line.startswith(" ")]

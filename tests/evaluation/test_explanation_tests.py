@@ -67,7 +67,8 @@ def test_perfect_map_is_best_and_random_map_in_between():
     classes = torch.ones(len(seeds), dtype=torch.int64)
     perfect, worst = noise.clone(), noise.clone()
     perfect[:, *model.place], worst[:, *model.place] = 2, -1
-    best, middle, last = (score(model, pictures, classes, maps, [*SIX[:4], *RISE])[0] for maps in (perfect, noise, worst))
+    best, middle, last = (score(model, pictures, classes, maps, [*SIX[:4], *RISE])[0]
+                          for maps in (perfect, noise, worst))
     for name in best:
         order = [values[name].mean().item() for values in (best, middle, last)]
         assert order == sorted(order, reverse=FIGURES[name].better == "higher") and len(set(order)) == 3, name
@@ -76,7 +77,8 @@ def test_perfect_map_is_best_and_random_map_in_between():
 def test_seen_through_the_map():
     """The pixel keeps m of its red: O = 1/(1 + exp(−8 (m − 1/2))); Y is that with m = 1, or 0.6 in a dim picture."""
     model, classes = ReadsOnePixel(), torch.tensor([1, 1, 0])
-    pictures = normalise(torch.tensor([1.0, 0.6, 1.0]).double().view(3, 1, 1, 1).expand(3, 3, 16, 16), model.mean, model.std)
+    raw = torch.tensor([1.0, 0.6, 1.0]).double().view(3, 1, 1, 1).expand(3, 3, 16, 16)
+    pictures = normalise(raw, model.mean, model.std)
     maps = torch.full((3, 16, 16), 0.25, dtype=torch.float64)
     figures, _ = score(model, pictures, classes, maps, ["ADP", "PIC"])
 
