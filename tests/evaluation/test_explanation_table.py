@@ -193,7 +193,8 @@ def test_both_definitions_in_one_table_from_the_command_line(tmp_path):
     (tmp_path / NAMES[0]).write_bytes(photograph(NAMES[0]).read_bytes())
     done = subprocess.run([sys.executable, ROOT / "explanation_tests_cnn.py", "--model_name=efficientnet_lite0",
                            "--batch_size=8", "--operations=random,iia-ablation-ac,iia-ablation-ac@release",
-                           "--figures=POS,INS,SIC","--images_dir=.", "--pics_file=pics.txt", "--num_workers=0", "--INTERPOLATION_STEPS=2"],
+                           "--figures=POS,INS,SIC", "--images_dir=.", "--pics_file=pics.txt", "--num_workers=0",
+                           "--INTERPOLATION_STEPS=2"],
                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines()[:7] if not line.startswith(" ")]
