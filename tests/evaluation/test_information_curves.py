@@ -95,6 +95,16 @@ def test_pictures_without_a_curve(setting):
     assert score(grey, flat, torch.tensor([1]), maps[:1], ["SIC"])[0]["SIC"].isnan().all()
 
 
+def test_an_unsure_answer_has_no_softmax_curve(setting):
+    """f_1 − f_0 is 0.8 for the picture itself: top-1 is right, the softmax of 0.69 is less than the 0.8 asked for."""
+    class Doubtful(Remembers):
+        def logits(self, x):
+            return super().logits(x) - torch.tensor([0, 8.2])
+    model, pictures, classes, maps = setting
+    figures, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
+    assert not figures["AIC"].isnan().any() and figures["SIC"].isnan().all()
+
+
 def test_ends_are_shared(setting):
     model, pictures, classes, maps = setting
     once, _ = score(model, pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
