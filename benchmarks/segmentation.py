@@ -65,8 +65,8 @@ def straightforward(network: str, weights: Path, root: Path, steps: int) -> dict
         maps.append(m.numpy())
         masks.append(mask.numpy().astype(np.uint8))
         per_picture.append(oracles_segmentation.figures(maps[-1][None], masks[-1][None]))
-    called = np.stack([m > m.mean(dtype=np.float64) for m in maps])
-    ratios = [((called == label) & (np.stack(masks) == label)).sum() / ((called == label) | (np.stack(masks) == label)).sum()
+    called, masks = np.stack([m > m.mean(dtype=np.float64) for m in maps]), np.stack(masks)
+    ratios = [((called == label) & (masks == label)).sum() / ((called == label) | (masks == label)).sum()
               for label in (0, 1)]
     return {"mIoU": np.mean(ratios)} | {name: np.mean([own[name] for own in per_picture])
                                         for name in ("pixAcc", "mAP", "mF1", "F1")}

@@ -22,8 +22,8 @@ from tests import oracles_segmentation
 from tests.segmentation_trees import annotation_file, coco_tree, gtsegs_tree, voc_tree
 
 ROOT = Path(__file__).parents[1]
-QUICK = ["--INTERPOLATION_STEPS=1", "--operations=iia,iia-ablation-ac", "--model_name=efficientnet_lite0", "--batch_size=2",
-         "--num_workers=0", "--device=cpu"]
+QUICK = ["--INTERPOLATION_STEPS=1", "--operations=iia,iia-ablation-ac", "--model_name=efficientnet_lite0",
+         "--batch_size=2", "--num_workers=0", "--device=cpu"]
 FOLDER = Path("segmentation_results/coco_efficientnet_lite0_9_paper")
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")      # pycocotools under NumPy 2
@@ -52,7 +52,7 @@ def run(script, *flags):
 
 def start(*command):
     """Start a command in a process of its own."""
-    return subprocess.Popen([sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    return subprocess.Popen([sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -71,10 +71,12 @@ def test_a_table_of_each_data_set(name, tree, root, capsys):
     rows = list(runner.csv.DictReader((folder / "per_image.csv").open()))
     assert len(rows) == 6 and summary["pictures"] == 3
     assert summary["settings"]["INTERPOLATION_STEPS"] == 1 and summary["versions"]["torch"] == torch.__version__
-    assert summary["skipped"] == {"count": 0, "reasons": []} and summary["degenerate"] == {"iia": 0, "iia-ablation-ac": 0}
+    assert summary["skipped"] == {"count": 0, "reasons": []}
+    assert summary["degenerate"] == {"iia": 0, "iia-ablation-ac": 0}
     out = capsys.readouterr().out
     for operation, figures in summary["figures"].items():
-        own = [{key: kind(row[key]) for key, kind in segmentation.COLUMNS.items()} for row in rows if row["operation"] == operation]
+        own = [{key: kind(row[key]) for key, kind in segmentation.COLUMNS.items()}
+               for row in rows if row["operation"] == operation]
         assert segmentation.figures(own) == figures                                   # the table can be made again
         line = next(line for line in out.splitlines() if line.startswith(operation + " "))
         assert line.split()[1:] == [f"{100 * figures[key]:.2f}" for key in ("pixAcc", "mIoU", "mAP", "mF1", "F1")]
@@ -117,10 +119,12 @@ def test_released_coco_pictures_are_not_normalised():
 
 
 @pytest.mark.parametrize("flag, said", [
-    ("--max_images=0", "max_images is 0"), ("--batch_size=0", "batch_size is 0"), ("--num_workers=-1", "num_workers is -1"),
-    ("--save_overlays=-1", "save_overlays is -1"), ("--operations=iia,ia", "operation 'ia' is unknown"),
-    ("--definition=papers", "Did you mean 'paper'"), ("--FEATURE_LAYER_NUMBER=99", "no layer of efficientnet_lite0"),
-    ("--dataset_root=file", "file is a file; dataset_root is a folder"), ("--dataset_root=nowhere", "nowhere does not exist"),
+    ("--max_images=0", "max_images is 0"), ("--batch_size=0", "batch_size is 0"),
+    ("--num_workers=-1", "num_workers is -1"), ("--save_overlays=-1", "save_overlays is -1"),
+    ("--operations=iia,ia", "operation 'ia' is unknown"), ("--definition=papers", "Did you mean 'paper'"),
+    ("--FEATURE_LAYER_NUMBER=99", "no layer of efficientnet_lite0"),
+    ("--dataset_root=file", "file is a file; dataset_root is a folder"),
+    ("--dataset_root=nowhere", "nowhere does not exist"),
     ("--results_dir=file", "cannot write to"), ("--results_dir=/proc/results", "cannot write to")])
 def test_what_is_wrong_is_said_before_the_first_picture(flag, said, capsys, monkeypatch):
     coco_tree(Path("data/COCO"))
@@ -196,7 +200,8 @@ def test_killed_and_resumed_or_shared_is_as_undisturbed(own_folder):
     assert not rows.with_name("summary.json").exists(), "killed too late for this test"
     assert run("segmentation_cnn_coco.py", *QUICK, "--results_dir=killed") == 0
 
-    process = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script, "--results_dir=shared")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = start(*torchrun, *script, "--results_dir=shared")
     try:
         output = process.communicate(timeout=200)[0]
     finally:

@@ -107,8 +107,9 @@ def test_coco_without_annotations(tmp_path):
         Coco(tmp_path)
 
 
-@pytest.mark.parametrize("segmentation", [[], [[]], [[1, 2, 3]], {"counts": "abc", "size": [40, 60]}, {"size": [40, 60]},
-                                          {"counts": [4], "size": [2, 2]}, None])
+@pytest.mark.parametrize("segmentation", [
+    [], [[]], [[1, 2, 3]], None, {"size": [40, 60]}, {"size": [9, 9], "counts": "abc"}, {"size": [2, 2], "counts": [4]},
+])
 def test_coco_instance_that_cannot_be_decoded(tmp_path, segmentation):
     content = json.loads(annotation_file(coco_tree(tmp_path)).read_text())
     content["annotations"][0]["segmentation"] = segmentation                    # picture 30's
@@ -171,7 +172,7 @@ def test_voc_pictures_and_masks_that_are_missing_or_broken(tmp_path):
     (folder / "SegmentationClass" / "2008_000001.png").unlink()
     (folder / "SegmentationClass" / "2008_000002.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     data = Voc(tmp_path)
-    for index, said in enumerate(["2008_000000.jpg is missing", "2008_000001.png is missing", "2008_000002.png cannot be dec"]):
+    for index, said in enumerate(["000000.jpg is missing", "000001.png is missing", "000002.png cannot be decoded"]):
         with pytest.raises((PictureError, SampleError), match=said):
             data[index]
 
@@ -198,6 +199,14 @@ def test_gtsegs_in_the_projects_root(tmp_path, monkeypatch):
     gtsegs_tree(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert len(ImageNetSegmentation("data")) == 3
+
+
+def test_gtsegs_is_opened_anew_in_a_process_that_was_forked(tmp_path, monkeypatch):
+    data = ImageNetSegmentation(gtsegs_tree(tmp_path))
+    own = data.file
+    assert data.file is own
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert data.file is not own
 
 
 def test_gtsegs_cut_short_or_foreign(tmp_path):

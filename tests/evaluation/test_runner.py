@@ -123,6 +123,15 @@ def test_killed_then_resumed_is_as_undisturbed(tmp_path, undisturbed):
     assert files(folder) == undisturbed
 
 
+def test_a_number_that_was_torn_is_not_believed(tmp_path, undisturbed):
+    folder, log = tmp_path / "run", []
+    evaluate(folder)
+    whole = (folder / "per_image.csv").read_text()
+    (folder / "per_image.csv").write_text(whole[:-6])                # the last row is there, but for some digits
+    evaluate(folder, log)
+    assert log == [[21, 22]] and files(folder) == undisturbed
+
+
 def test_a_batch_with_a_row_lacking_is_computed_again(tmp_path, undisturbed):
     folder = tmp_path / "run"
     evaluate(folder)

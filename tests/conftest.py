@@ -1,0 +1,71 @@
+"""Small networks and pictures that the tests share. Everything is seeded and offline."""
+
+import os
+
+import pytest
+import torch
+import torchvision.models as tv
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")       # the same figures on every machine
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def random_weights(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights that make every part matter: no zero biases, no trivial batch norms."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if not value.is_floating_point():
+                continue
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype)
+            if name.endswith("running_var") or (value.ndim == 1 and name.endswith("weight")):
+                value.copy_(1 + 0.2 * noise.abs())
+            elif value.ndim <= 1:
+                value.copy_(0.1 * noise)
+            elif name.endswith(("cls_token", "pos_embed")):
+                value.copy_(0.5 * noise)
+            else:
+                value.copy_(noise * (2 / value[0].numel()) ** 0.5)
+    return network.eval()
+
+
+def toy_vgg() -> tv.VGG:
+    """Six stages, in-place ReLUs, a nonlinear tail: conv, relu, conv, relu, pool, conv | pool, linear, relu, linear.
+
+    The pool averages: the picture 0 gives constant planes, where a maximum's choice would hang on rounding.
+    """
+    features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3, stride=2),
+                             nn.ReLU(inplace=True), nn.AvgPool2d(2), nn.Conv2d(5, 6, 3, padding=1))
+    network = tv.VGG(features, num_classes=7, init_weights=False)
+    network.avgpool = nn.AdaptiveAvgPool2d(2)
+    network.classifier = nn.Sequential(nn.Linear(24, 9), nn.ReLU(inplace=True), nn.Linear(9, 7))
+    return random_weights(network)
+
+
+def toy_vit(**changes) -> VisionTransformer:
+    """Four blocks of width 24 with three heads on a 4 x 4 grid."""
+    settings = dict(img_size=16, patch_size=4, embed_dim=24, depth=4, num_heads=3, num_classes=7) | changes
+    return random_weights(VisionTransformer(**settings))
+
+
+@pytest.fixture
+def vgg() -> tv.VGG:
+    return toy_vgg().double()
+
+
+@pytest.fixture
+def vit() -> VisionTransformer:
+    return toy_vit().double()
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    """Three pictures, [3, 3, 16, 16], float64."""
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.fixture
+def classes() -> torch.Tensor:
+    return torch.tensor([2, 5, 2])

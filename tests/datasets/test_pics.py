@@ -1,0 +1,86 @@
+"""The list of pictures and the pictures themselves."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+import iia
+from iia.datasets.photographs import NAMES, photograph, put_in_place
+from iia.datasets.pics import read_pics
+from iia.datasets.pictures import PictureError, denormalise, normalise, open_picture, squash
+from iia.errors import UserError
+
+
+def test_what_a_list_may_contain(tmp_path):
+    path = tmp_path / "pics.txt"
+    path.write_bytes(b"\xef\xbb\xbf# mine\r\n\r\na b c.png 0\r\n  d.jpg\t999  \r\n#e.png 3\r\n")
+    pics, problems = read_pics(path, "pictures")
+    assert [(str(p.path), p.target, p.stem) for p in pics] == [("pictures/a b c.png", 0, "a b c"), ("pictures/d.jpg", 999, "d")]
+    assert problems == [] and pics[1].line == f"{path}:4"
+
+
+@pytest.mark.parametrize("line, said", [("a.png", "one word"), ("a.png 1000", "not in 0..999"), ("a.png -1", "not in 0..999"),
+                                        ("a.png cat", "not a number"), ("a b.png", "not a number"), ("a.png 3.5", "not a number")])
+def test_a_bad_line_is_named_and_stops_no_other(line, said, tmp_path):
+    path = tmp_path / "pics.txt"
+    path.write_text(f"good.png 1\n{line}\nalso good.png 2\n")
+    pics, problems = read_pics(path, ".")
+    assert len(pics) == 2 and len(problems) == 1
+    assert problems[0].startswith(f"{path}:2: ") and said in problems[0]
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n\n"])
+def test_an_empty_list(content, tmp_path):
+    (tmp_path / "pics.txt").write_text(content)
+    with pytest.raises(UserError, match="lists no picture"):
+        read_pics(tmp_path / "pics.txt", ".")
+
+
+def test_no_list(tmp_path):
+    with pytest.raises(UserError, match="absent.txt.*cannot be read"):
+        read_pics(tmp_path / "absent.txt", ".")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(UserError, match="no text"):
+        read_pics(tmp_path / "binary.txt", ".")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGBA", "LA", "I;16", "RGB"])
+@pytest.mark.parametrize("size", [(1, 1), (30, 20)])
+def test_pictures_of_every_mode_and_size(mode, size, tmp_path):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    picture = Image.new("I;16", size, 1000) if mode == "I;16" else noise.convert(mode)
+    picture.save(path)
+    raw = squash(open_picture(path))
+    assert raw.shape == (3, 224, 224) and 0 <= raw.min() and raw.max() <= 1
+
+
+def test_squashed_as_torchvision_does_it():
+    path = photograph("chelsea.png")
+    wanted = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(),
+                                 transforms.Normalize((0.5,) * 3, (0.5,) * 3)])(Image.open(path).convert("RGB"))
+    model = iia.load_model("efficientnet_lite0")
+    assert torch.equal(iia.load_pictures([path], model)[0], wanted)
+    raw = squash(open_picture(path))
+    torch.testing.assert_close(denormalise(normalise(raw, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), raw)
+
+
+def test_pictures_that_cannot_be_read(tmp_path):
+    whole = photograph("rocket.jpg").read_bytes()
+    (tmp_path / "short.jpg").write_bytes(whole[:5000])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("short.jpg", "text.png", "folder.png", "absent.png"):
+        with pytest.raises(PictureError, match=name):
+            open_picture(tmp_path / name)
+
+
+def test_the_photographs_are_put_in_place_once(tmp_path):
+    wanted = [tmp_path / "pictures" / name for name in (*NAMES, "other.png")]
+    put_in_place(wanted)
+    assert [p.exists() for p in wanted] == [True, True, True, False]
+    wanted[0].write_bytes(b"the user's own")
+    put_in_place(wanted)
+    assert wanted[0].read_bytes() == b"the user's own"

@@ -1,0 +1,84 @@
+"""A CNN as stages: the cut network is the network, and the user's own is left alone."""
+
+import pytest
+import torch
+import torchvision.models as tv
+from torch import nn
+
+import iia
+from iia.models.cnn import ALIASES, NETWORKS, CNN
+
+from ..conftest import random_weights
+
+
+def built(name: str) -> nn.Module:
+    return random_weights(NETWORKS[name].build())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tail_of_features_is_the_network_at_every_cut(name):
+    net = built(name)
+    model = iia.wrap(net, name=name)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = net(x)
+        size = wanted.abs().max()
+        torch.testing.assert_close(model(x) / size, wanted / size, rtol=0, atol=1e-5)
+        u = x
+        for cut in range(1, len(model.stage_names) + 1):
+            u = model.stages(cut - 1, cut, u)
+            kept = u.clone()
+            torch.testing.assert_close(model.tail(cut)(u) / size, wanted / size, rtol=0, atol=1e-5)
+            assert torch.equal(u, kept), f"the tail overwrote layer {cut}"
+
+
+@pytest.mark.parametrize("name, last", [("resnet101", 8), ("densenet201", 12), ("convnext_base", 8), ("vgg16", 31),
+                                        ("vgg19", 37), ("efficientnet_lite0", 9)])
+def test_the_last_layer_has_its_published_number(name, last):
+    assert iia.wrap(NETWORKS[name].build()).cut("last") == last
+
+
+def test_exact_in_float64(vgg, pictures):
+    model = iia.wrap(vgg)
+    for cut in range(1, 7):
+        assert torch.equal(model.tail(cut)(model.features(pictures, cut)), vgg(pictures))
+
+
+def test_the_aliases_of_the_release():
+    assert ALIASES == {"densnet": "densenet201", "convnext": "convnext_base"}
+
+
+def test_the_users_network_is_left_as_it_was(vgg, pictures):
+    vgg.train()
+    logits = vgg(pictures)
+    before = [(m.training, getattr(m, "inplace", None), len(m._forward_hooks)) for m in vgg.modules()]
+    iia.explain(vgg, pictures, [0, 1, 2], "iia-triple", steps=1, layer=4)
+    assert [(m.training, getattr(m, "inplace", None), len(m._forward_hooks)) for m in vgg.modules()] == before
+    assert all(p.requires_grad and p.grad is None for p in vgg.parameters())
+    assert torch.equal(vgg(pictures), logits)
+
+
+def test_weights_are_shared_and_frozen():
+    net = tv.resnet18()
+    model = CNN(net)
+    assert not any(p.requires_grad for p in model.parameters())
+    assert model.network.fc.weight.data_ptr() == net.fc.weight.data_ptr()
+
+
+@pytest.mark.parametrize("layer", [0, 9, -1, "first", 2.0, True])
+def test_a_cut_beyond_the_network(layer):
+    with pytest.raises(iia.UserError, match="Allowed: \"last\", or one of 1 conv1, .*8 layer4"):
+        iia.wrap(tv.resnet18(), name="resnet18").cut(layer)
+
+
+def test_a_network_of_no_known_family():
+    with pytest.raises(iia.UserError, match="SqueezeNet is no CNN that is known how to cut; known are ResNet"):
+        iia.wrap(tv.squeezenet1_1())
+
+
+def test_bf16_is_close_to_fp32():
+    net = built("resnet18")
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    maps = [iia.explain(CNN(net, precision=p), x, [1, 2], steps=4).flatten() for p in ("fp32", "bf16")]
+    assert torch.corrcoef(torch.stack(maps))[0, 1] > 0.99
+    assert not torch.equal(*maps)

@@ -1,0 +1,138 @@
+"""Weights: the order of the places, strict loading, and what is said when there are none."""
+
+import pytest
+import torch
+import torchvision.models as tv
+from safetensors.torch import save_file
+
+import iia
+from iia.models import load_cnn_or_fallback, weights
+from iia.models.weights import Source, WeightsMissing, find, load_strictly, read_state_dict
+
+NAME = "resnet18-f37072fd.pth"
+
+
+@pytest.fixture(autouse=True)
+def empty_machine(tmp_path, monkeypatch):
+    """A machine with nothing on it and no network, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "PROJECT_DIR", tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(weights, "_in_hub_cache", lambda repository: None)
+
+    def refuse(address):
+        raise OSError("no route to host")
+    monkeypatch.setattr(weights, "_ask", refuse)
+
+
+def put(path, **change):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = tv.resnet18().state_dict() | change
+    torch.save(state, path)
+    return path
+
+
+def test_data_weights_comes_before_torchs_cache(tmp_path):
+    source = Source(url=tv.ResNet18_Weights.IMAGENET1K_V1.url)
+    cached = put(tmp_path / "torch/hub/checkpoints" / NAME)
+    assert find("resnet18", source) == cached
+    own = put(tmp_path / "data/weights" / NAME)
+    assert find("resnet18", source).resolve() == own
+
+
+def test_missing_weights_name_the_file_and_the_folder():
+    with pytest.raises(WeightsMissing) as said:
+        iia.load_model("resnet18")
+    assert NAME in str(said.value) and "data/weights" in str(said.value) and "no route to host" in str(said.value)
+    assert "--allow_random_weights" in str(said.value)
+
+
+def test_a_name_server_that_says_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(weights, "DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(weights, "urlopen", lambda *_, **__: __import__("time").sleep(5))
+    with pytest.raises(TimeoutError):
+        weights._ask("https://example.invalid/file")
+
+
+def test_random_weights_only_when_asked_for_and_said(capsys):
+    model = iia.load_model("resnet18", allow_random_weights=True)
+    assert model.label == "resnet18 (random weights)" and "random weights" in capsys.readouterr().err
+
+
+def test_the_fallback_is_said_in_two_lines(capsys):
+    model = load_cnn_or_fallback("resnet18", "efficientnet_lite0")
+    said = capsys.readouterr().err.strip().splitlines()
+    assert model.label == "efficientnet_lite0" and len(said) == 2
+    assert "efficientnet_lite0 instead of resnet18" in said[0] and NAME in said[1]
+
+
+def test_without_a_fallback_it_is_an_error():
+    with pytest.raises(WeightsMissing):
+        load_cnn_or_fallback("resnet18", None)
+
+
+def test_a_named_file_is_taken(tmp_path):
+    path = put(tmp_path / "mine.pth", **{"fc.bias": torch.arange(1000.0)})
+    assert iia.load_model("resnet18", weights_path=path).network.fc.bias[7] == 7
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_wrapped_and_parallel_checkpoints(key, tmp_path):
+    state = {f"module.{name}": value for name, value in tv.resnet18().state_dict().items()}
+    torch.save({key: state, "epoch": 3}, tmp_path / "mine.pth")
+    assert "fc.bias" in read_state_dict(tmp_path / "mine.pth")
+
+
+def test_safetensors(tmp_path):
+    save_file(tv.resnet18().state_dict(), tmp_path / "mine.safetensors")
+    assert iia.load_model("resnet18", weights_path=tmp_path / "mine.safetensors").label == "resnet18"
+
+
+def test_densenets_names_of_2017(tmp_path):
+    net = tv.densenet201()
+    old = {name.replace(".norm1.", ".norm.1.").replace(".norm2.", ".norm.2.").replace(".conv1.", ".conv.1.")
+           .replace(".conv2.", ".conv.2.") if "denselayer" in name else name: value
+           for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert any("denselayer1.norm.1.weight" in name for name in old)
+    fresh = load_strictly(tv.densenet201(), old, "old.pth")
+    name = "features.denseblock1.denselayer1.norm1.weight"
+    assert torch.equal(fresh.state_dict()[name], net.state_dict()[name])
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda s: s.pop("fc.bias"), r"1 missing \(fc.bias\)"),
+    (lambda s: s.update({"fc.bias": torch.zeros(7)}), r"1 of another shape \(fc.bias \(7,\) instead of \(1000,\)"),
+    (lambda s: s.update({"extra": torch.zeros(7)}), r"1 unknown \(extra\)"),
+])
+def test_loading_is_strict(spoil, said, tmp_path):
+    state = tv.resnet18().state_dict()
+    spoil(state)
+    torch.save(state, tmp_path / "mine.pth")
+    with pytest.raises(iia.UserError, match=said):
+        iia.load_model("resnet18", weights_path=tmp_path / "mine.pth")
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    whole = put(tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "short.pth").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "text.safetensors").write_text("hello")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save(tv.resnet18(), tmp_path / "pickled.pth")
+    for name in ("short.pth", "text.pth", "text.safetensors", "list.pth", "pickled.pth", "absent.pth"):
+        with pytest.raises(iia.UserError, match=name):
+            iia.load_model("resnet18", weights_path=tmp_path / name)
+
+
+def test_unknown_names_list_what_is_allowed():
+    with pytest.raises(iia.UserError, match="Did you mean 'resnet101'.*densenet201"):
+        iia.load_model("resnet110")
+
+
+def test_the_packaged_weights_know_a_cat():
+    """They sort one photograph right that the network has never seen squashed."""
+    from iia.datasets.photographs import photograph
+    model = iia.load_model("efficientnet_lite0")
+    x = iia.load_pictures([photograph("chelsea.png"), photograph("coffee.png")], model)
+    assert iia.predict(model, x).tolist() == [285, 967]

@@ -1,0 +1,113 @@
+"""IIA for CNNs against the loops of oracles.py: every operation, both definitions."""
+
+import pytest
+import torch
+import torchvision.models as tv
+from torch import nn
+
+import iia
+from iia.cnn import How
+from iia.maps import minmax
+from iia.methods import CNN_OPERATIONS
+
+from .conftest import random_weights, toy_vgg
+from .oracles import cnn_map
+
+IIA_OPERATIONS = ["iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]
+
+
+def compare(model, stages, head, x, y, operation, definition, layer, n=3, batch_size=5):
+    how = How(layer, n, definition, batch_size)
+    found = CNN_OPERATIONS[operation].under(definition)(model, x, y, how)
+    wanted = torch.stack([cnn_map(operation, definition, stages, head, x[b:b + 1], int(y[b]), layer, n) for b in range(len(x))])
+    assert wanted.abs().max() > 1e-6
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 4, 6])
+@pytest.mark.parametrize("definition", ["paper", "release"])
+@pytest.mark.parametrize("operation", IIA_OPERATIONS)
+def test_toy_network(operation, definition, layer, vgg, pictures, classes):
+    plain = toy_vgg().double()
+    for module in plain.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    head = nn.Sequential(plain.avgpool, nn.Flatten(), plain.classifier)
+    compare(iia.wrap(vgg), list(plain.features), head, pictures, classes, operation, definition, layer)
+
+
+@pytest.mark.parametrize("definition", ["paper", "release"])
+@pytest.mark.parametrize("operation", IIA_OPERATIONS)
+def test_resnet18(operation, definition):
+    net = random_weights(tv.resnet18()).double()
+    stages = [nn.Sequential(net.conv1), net.bn1, nn.ReLU(), net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4]
+    head = nn.Sequential(net.avgpool, nn.Flatten(), net.fc)
+    x = torch.randn(2, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    compare(iia.wrap(net), stages, head, x, torch.tensor([1, 999]), operation, definition, layer=8, n=2)
+
+
+def test_release_runs_convnext_with_an_extra_relu():
+    """METHOD.md, section 9: only under `release` is there a ReLU before the average pool."""
+    net = random_weights(tv.ConvNeXt([tv.convnext.CNBlockConfig(8, 16, 1), tv.convnext.CNBlockConfig(16, None, 1)])).double()
+    stages, relu = list(net.features), nn.ReLU()
+    x, y = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([3, 4])
+    model = iia.wrap(net)
+    plain = nn.Sequential(net.avgpool, net.classifier)
+    for operation in ("iia", "iia-ablation-ac"):
+        compare(model, stages, nn.Sequential(relu, plain), x, y, operation, "release", len(stages))
+        compare(model, stages, plain, x, y, operation, "paper", len(stages))
+
+
+def test_release_leaves_norm5_out_of_densenets_tail():
+    net = random_weights(tv.DenseNet(growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8)).double()
+    stages = list(net.features)
+    head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier)
+    x, y = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([3, 4])
+    model = iia.wrap(net)
+    without = stages[:11] + [nn.Identity()]
+    compare(model, without, head, x, y, "iia", "release", 11)
+    compare(model, without, head, x, y, "iia", "release", 9)
+    compare(model, stages, head, x, y, "iia", "paper", 11)
+    compare(model, stages, head, x, y, "iia-triple", "release", 12)     # norm5 is stage L here, not tail
+
+
+@pytest.mark.parametrize("definition", ["paper", "release"])
+@pytest.mark.parametrize("operation", IIA_OPERATIONS)
+def test_batches_and_chunks_do_not_change_a_map(operation, definition):
+    net = random_weights(tv.resnet18())
+    x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    y = [1, 2, 2]
+    how = dict(definition=definition, steps=4)
+    model = iia.wrap(net)
+    together = iia.explain(model, x, y, operation, batch_size=64, **how)
+    alone = torch.cat([iia.explain(model, x[b:b + 1], y[b], operation, batch_size=3, **how) for b in range(3)])
+    assert together.amax((1, 2)).tolist() == [1, 1, 1]
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-6 if operation == "iia-triple" else 1e-6)
+
+
+def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes, monkeypatch):
+    model = iia.wrap(vgg)
+    rows = []
+    real = model.stages
+    monkeypatch.setattr(model, "stages", lambda start, stop, x: rows.append(len(x)) or real(start, stop, x))
+    iia.explain(model, pictures, classes, steps=4)
+    iia.explain(model, pictures, classes, steps=4)
+    assert sum(rows) == 2 * 4 * len(pictures) + 1
+
+
+def test_one_step_limits_agree(vgg, pictures, classes):
+    """With the layer's path cut to its end, IIA2's sum over j keeps only v = u: the input ablation."""
+    model = iia.wrap(vgg)
+    how = How(layer=6, steps=1)
+    both = CNN_OPERATIONS["iia"].explain(model, pictures, classes, how)
+    assert both.shape == (3, 3, 3)
+    assert not torch.allclose(minmax(both), minmax(CNN_OPERATIONS["iia-ablation-im"].explain(model, pictures, classes, how)))
+
+
+def test_memory_is_bounded_by_batch_size_not_by_n(vgg, pictures, classes, monkeypatch):
+    model = iia.wrap(vgg)
+    seen = []
+    for module in model.network.modules():
+        module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    iia.explain(model, pictures, classes, "iia-triple", steps=9, batch_size=4)
+    assert max(seen) == 4

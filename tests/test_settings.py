@@ -1,0 +1,84 @@
+"""A script's variables as flags."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from iia.errors import UserError
+from iia.settings import commented_variables, read
+
+SCRIPT = '''"""What it does."""
+import sys
+# ---------------- settings
+model_name = "resnet101"          # the network
+steps = 10                        # n, 100 % of them
+deep: int | str = "last"          # a number, or "last"
+weights_path: str | None = None   # None, or a file
+                                  # that holds weights
+save = False                      # True writes
+operations = ["a", "b"]           # any of a, b
+rate = 0.5                        # a share
+# ------------------------
+uncommented = 3
+def main():
+    inside = 1                    # no setting
+after = 2                         # no setting either
+'''
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    names = {}
+    exec(compile(SCRIPT, str(path), "exec"), names)
+    return names | {"__file__": str(path), "__doc__": "What it does."}
+
+
+def test_the_commented_variables_of_the_first_block():
+    found = commented_variables(SCRIPT)
+    assert list(found) == ["model_name", "steps", "deep", "weights_path", "save", "operations", "rate"]
+    assert found["weights_path"] == "None, or a file that holds weights"
+
+
+def test_defaults_are_the_scripts_values(script):
+    chosen = read(script, [])
+    assert (chosen.steps, chosen.operations, chosen.weights_path, chosen.given) == (10, ["a", "b"], None, frozenset())
+
+
+@pytest.mark.parametrize("flag, name, value", [
+    ("--steps=3", "steps", 3), ("--deep=7", "deep", 7), ("--deep=last", "deep", "last"), ("--save", "save", True),
+    ("--save=False", "save", False), ("--save=true", "save", True), ("--operations=x, y", "operations", ["x", "y"]),
+    ("--weights_path=f.pth", "weights_path", "f.pth"), ("--weights_path=None", "weights_path", None),
+    ("--rate=2", "rate", 2.0), ("--model_name=a=b", "model_name", "a=b"),
+])
+def test_flags_have_the_type_of_their_variable(flag, name, value, script):
+    chosen = read(script, [flag])
+    assert getattr(chosen, name) == value and type(getattr(chosen, name)) is type(value)
+    assert chosen.given == {name}
+
+
+@pytest.mark.parametrize("flag, said", [
+    ("--model_nam=x", "Did you mean --model_name"), ("--Steps=3", "Did you mean --steps"), ("--steps=many", "--steps takes INT"),
+    ("--save=perhaps", "--save is true or false"), ("--uncommented=3", "unknown flag"), ("stray", "unknown flag"),
+])
+def test_mistakes_are_named(flag, said, script):
+    with pytest.raises(UserError, match=said):
+        read(script, [flag])
+
+
+def test_help_lists_every_setting_with_comment_and_value(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT + textwrap.dedent('''
+        from iia import settings
+        settings.run(lambda chosen: print(chosen.steps), globals())
+    '''))
+    root = __file__.rsplit("/tests/", 1)[0]
+    run = lambda *flags: subprocess.run([sys.executable, path, *flags], capture_output=True, text=True, env={"PYTHONPATH": root})
+    shown = " ".join(run("--help").stdout.split())
+    assert "What it does." in shown and "n, 100 % of them [10]" in shown and "any of a, b [a,b]" in shown
+    assert run("--steps", "4").stdout.strip() == "4"
+    wrong = run("--stepss=4")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: unknown flag") and "Traceback" not in wrong.stderr
