@@ -15,18 +15,19 @@ class ToyVGG(tv.VGG):
     """f(x) = W2 ReLU(W1 mean(ReLU(conv2 maxpool(ReLU(conv1 x))))), with biases and in-place ReLUs.
 
     Its stages: 1 conv1, 2 ReLU, 3 max pooling, 4 conv2, 5 ReLU. Layers 2, 3, 5 are not negative.
+    `more` adds layers behind them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *more: int | str) -> None:
         nn.Module.__init__(self)
-        self.features = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-                                      nn.Conv2d(5, 6, 3, padding=1), nn.ReLU(inplace=True))
+        self.features = tv.vgg.make_layers([5, "M", 6, *more])
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, CLASSES))
 
 
 FAMILIES = {
     "vgg": ToyVGG,
+    "vgg with two convolutions before a pooling": lambda: ToyVGG(6, "M"),
     "resnet": lambda: tv.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=CLASSES),
     "resnet with bottlenecks": lambda: tv.ResNet(Bottleneck, [1, 1, 1, 1], num_classes=CLASSES),
     "densenet": lambda: tv.DenseNet(8, (2, 2, 2, 2), 16, num_classes=CLASSES),
