@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import Scrambles
 
 import iia
 from iia import explanation_table, settings
@@ -22,6 +21,7 @@ from iia.evaluation.explanation_tests import PAPER, score
 from iia.models import load_cnn
 from iia.models.cnn import CNN
 from iia.models.folded import folded
+from tests.evaluation.toys import Scrambles
 
 ROOT = Path(__file__).resolve().parents[2]
 SIX = list(PAPER[:6])

@@ -12,7 +12,7 @@ from iia.errors import UserError
 from iia.evaluation import perturbation
 from iia.evaluation.explanation_tests import FIGURES, PAPER, axes, look, score
 
-from toys import ReadsOnePixel, Scrambles
+from tests.evaluation.toys import ReadsOnePixel, Scrambles
 
 SIX = PAPER[:6]
 RISE = ["DEL_rise", "INS_rise"]

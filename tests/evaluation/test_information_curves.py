@@ -13,7 +13,7 @@ from iia.evaluation.answers import ask
 from iia.evaluation.explanation_tests import look, score
 from iia.maps import finish
 
-from toys import Remembers
+from tests.evaluation.toys import Remembers
 
 SIZE, SEEDS = 64, [11, 12, 13]
 
