@@ -3,7 +3,7 @@
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -64,5 +64,36 @@ def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray]) ->
         axes.imshow(pixels.clip(0, 1))
         axes.set_axis_off()
         axes.set_title(name, fontsize=10, pad=3)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)
+
+
+def save_curves(path: str | Path, title: str, axes: Mapping[str, np.ndarray],
+                curves: Mapping[str, Mapping[str, Sequence[float]]], labels: Mapping[str, tuple[str, str]]) -> None:
+    """Write the curves of several operations, a plot for each figure.
+
+    Args:
+        axes: {figure: where its points lie}. curves: {operation: {figure: its points}}.
+        labels: {figure: what its x and y say}.
+    """
+    names = [name for name in axes if any(name in own for own in curves.values())]
+    columns = min(len(names), 4)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(3.4 * columns + 2.2, 3.1 * rows + 0.4), dpi=110, layout="constrained")
+    methods = dict.fromkeys(operation.partition("@")[0] for operation in curves)      # one colour under all definitions
+    colours = {method: f"C{number % 10}" for number, method in enumerate(methods)} | {"random": "silver"}
+    plots = figure.subplots(rows, columns, squeeze=False).flat
+    for name, plot in zip(names, plots):
+        for operation, own in curves.items():
+            if name in own:
+                plot.plot(axes[name], own[name], ":" if "@" in operation else "-", label=operation, linewidth=1.5,
+                          color=colours[operation.partition("@")[0]])
+        plot.set(title=name, xlabel=labels[name][0], ylabel=labels[name][1], ylim=(0, None), xlim=(0, axes[name][-1]))
+        plot.grid(alpha=0.3)
+    for plot in list(plots):
+        plot.set_axis_off()                                  # the last row may not be full
+    handles = {line.get_label(): line for plot in figure.axes for line in plot.get_lines()}
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=9)
+    figure.suptitle(title, fontsize=11)
     with whole_file(path) as temporary:
         figure.savefig(temporary)

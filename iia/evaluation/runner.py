@@ -62,6 +62,7 @@ class Measure:
     be measured. The numbers must not depend on anything but the batch.
     summarise: one operation's rows, in the data set's order -> its figures by name.
     headline: the figures that the progress bar shows. scale: what figures are multiplied by to be shown.
+    conclude: all operations' rows, {operation: rows} -> what the summary says of them together.
     """
     operations: Sequence[str]
     columns: dict[str, type]
@@ -69,6 +70,7 @@ class Measure:
     summarise: Callable[[list[Row]], dict[str, float]]
     headline: tuple[str, ...] = ()
     scale: float = 1
+    conclude: Callable[[dict[str, list[Row]]], dict] = lambda rows: {}
 
     @property
     def all_columns(self) -> dict[str, type]:
@@ -396,6 +398,7 @@ def summarise(work: Work, rows: list[Row]) -> dict:
         "skipped": {"count": len({row["index"] for row in skipped}),
                     "reasons": [said(row) for row in skipped]},
         "degenerate": {name: sum(row["degenerate"] for row in own) for name, own in by_operation.items()},
+        **work.measure.conclude(by_operation),
     }
 
 

@@ -1,0 +1,123 @@
+"""The six figures without AIC and SIC: how much faster than a pass for each masked picture, and where the time goes.
+
+    python -m benchmarks.explanation_tests                  # 6 pictures, 3 maps each, as many threads as torch takes
+    python -m benchmarks.explanation_tests --pictures=2 --maps=2 --threads=2 --batch_size=8
+
+The rival computes each figure by itself: it orders the pixels, and asks about one masked picture at a time. Both ways
+start from the same finished maps and must agree on every figure.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import iia
+from iia.datasets.photographs import NAMES, photograph
+from iia.datasets.pictures import denormalise, normalise
+from iia.evaluation.explanation_tests import PAPER, look, score
+from iia.explanation_table import random_maps
+from iia.models.folded import folded
+
+MODEL, SIX = "efficientnet_lite0", PAPER[:6]
+
+
+class Timed:
+    """A network that adds up the seconds and the rows of its passes."""
+
+    def __init__(self, model) -> None:
+        self.model, self.mean, self.std, self.seconds, self.rows, self.passes = model, model.mean, model.std, 0.0, 0, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        wait()
+        start = time.perf_counter()
+        logits = self.model(x)
+        wait()
+        self.seconds += time.perf_counter() - start
+        self.rows, self.passes = self.rows + len(x), self.passes + 1
+        return logits
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+# ------------------------------------------------------------- the rival: one picture, one figure at a time
+
+@torch.no_grad()
+def one_by_one(model, picture: Tensor, wanted: int, saliency: Tensor) -> list[float]:
+    """The six figures of a map [H, W] of a picture [3, H, W], each from passes of its own."""
+    raw = denormalise(picture, model.mean, model.std)
+
+    def answer(seen: Tensor) -> tuple[float, float]:
+        logits = model(normalise(seen, model.mean, model.std)[None])[0]
+        return float(logits.argmax() == wanted), float(logits.softmax(0)[wanted])
+
+    def curve(most: bool, read: int) -> float:
+        order = saliency.flatten().argsort(descending=True, stable=True)
+        order = order if most else order.flip(0)
+        values = [answer(raw)[read]]
+        for tenths in range(1, 10):
+            masked = raw.clone()
+            masked.view(3, -1)[:, order[:round(tenths / 10 * len(order))]] = 0
+            values.append(answer(masked)[read])
+        return 10 * (sum(values) - (values[0] + values[-1]) / 2)
+
+    def seen_through() -> tuple[float, float]:
+        return answer(raw)[1], answer(raw * saliency)[1]
+
+    (y, o), (whole, seen) = seen_through(), seen_through()
+    return [curve(True, 0), curve(False, 0), curve(True, 1), curve(False, 1),
+            100 * max(0, y - o) / y, 100.0 * (whole < seen)]
+
+
+# ------------------------------------------------------------------------------------------------- measuring
+
+def seconds(work: Callable[[], object]) -> tuple[float, object]:
+    wait()
+    start = time.perf_counter()
+    result = work()
+    wait()
+    return time.perf_counter() - start, result
+
+
+def together(model, pictures: Tensor, classes: Tensor, maps: list[Tensor], batch_size: int) -> Tensor:
+    """As the scripts do it: the pictures once, then each operation's maps. [maps, pictures, figures]."""
+    untouched = look(model, pictures, classes, SIX, batch_size=batch_size)
+    figures = [score(model, pictures, classes, own, SIX, untouched, batch_size=batch_size)[0] for own in maps]
+    return torch.stack([torch.stack(list(own.values()), -1) for own in figures])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("pictures", 6), ("maps", 3), ("batch_size", 32), ("threads", torch.get_num_threads())):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    how = parser.parse_args()
+    torch.set_num_threads(how.threads)
+    model = iia.load_model(MODEL).to("cuda" if torch.cuda.is_available() else "cpu")
+    pictures = iia.load_pictures([photograph(name) for name in NAMES], model)
+    pictures = pictures.repeat(-(-how.pictures // len(NAMES)), 1, 1, 1)[:how.pictures]
+    classes = iia.predict(model, pictures)
+    maps = [random_maps(pictures, range(k, k + len(pictures)), model.upsampling) for k in range(how.maps)]
+    asked = folded(model)
+    score(asked, pictures[:1], classes[:1], maps[0][:1], SIX, batch_size=how.batch_size)                # warm up
+    model(pictures[:1])
+
+    rival, quick, count = Timed(model), Timed(asked), how.pictures * how.maps
+    alone, expected = seconds(lambda: torch.tensor(
+        [[one_by_one(rival, *given) for given in zip(pictures, classes.tolist(), own)] for own in maps]))
+    batched, figures = seconds(lambda: together(quick, pictures, classes, maps, how.batch_size))
+    outside = 1 - quick.seconds / batched
+    print(f"{model.label}, {count} maps of {how.pictures} pictures, {torch.get_num_threads()} threads, {model.device}")
+    print(f"one by one  {alone / count:7.3f} s a map  {rival.rows:6d} pictures in {rival.passes} passes")
+    print(f"together    {batched / count:7.3f} s a map  {quick.rows:6d} pictures in {quick.passes} passes")
+    print(f"ratio       {alone / batched:7.2f}  (goal: at least 3 on two cores)")
+    print(f"outside the passes  {100 * outside:.1f} %  (goal: less than 15 %)")
+    print(f"largest difference between the two ways  {(figures.double() - expected).abs().max():.2g} points of 100")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""How faithful are the saliency maps of a CNN? The paper's explanation tests on a list of pictures.
+
+Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia@release,random
+Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
+"""
+
+from iia import explanation_table, methods, settings
+
+# ------------------------------------------------------------------------------------- settings
+model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16|19,
+                                            # efficientnet_lite0
+fallback_model_name: str | None = "efficientnet_lite0"    # where model_name's weights cannot be had; None = stop
+FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8), or "last"
+operations = ["random", "gradcam", "iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]    # the rows of the table:
+                                            # "random" (noise), those that --help lists, <operation>@<definition>
+figures = ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC"]    # the columns; also DEL_rise, INS_rise (225 passes
+                                            # each). AIC and SIC take most of the time
+INTERPOLATION_STEPS = 10                    # n, the steps of every path
+explained_class = "target"                  # the class that maps explain: "target", "predicted"; tested is the target
+definition = "paper"                        # "paper", or "release" for what the published code computes
+device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
+batch_size = 32                             # rows (pictures x path points, masked pictures) at once; bounds the memory
+precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors)
+allow_random_weights = False                # True goes on without weights; such figures mean nothing
+images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
+pics_file = "data/pics.txt"                 # lines of <file name> <class number>
+max_images: int | None = None               # None = all
+heatmaps_dir: str | None = None             # maps to test instead of computing them: {picture}_{operation}_{model}.npy
+num_workers = 2                             # processes that read pictures while the device computes
+results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{layer}_{definition}_{explained_class}/
+# ----------------------------------------------------------------------------------------------
+
+
+def main(chosen):
+    return explanation_table.cnn_table(chosen)
+
+
+if __name__ == "__main__":
+    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))

@@ -1,0 +1,58 @@
+"""What a network says of the class it is asked for: the two numbers that the explanation tests are made of."""
+
+import torch
+from torch import Tensor
+
+from ..integration import chunks
+
+TOP1, SOFTMAX = 0, 1        # the columns of an answer
+
+
+@torch.no_grad()
+def ask(model, pictures: Tensor, classes: Tensor, batch_size: int = 32) -> Tensor:
+    """The network's answers for normalised pictures [N, 3, H, W] and classes [N], batch_size rows a pass.
+
+    Returns:
+        [N, 2]: 1 where the class is the predicted one, else 0; and its softmax probability.
+    """
+    return torch.cat([_answers(model(pictures[rows]), classes[rows]) for rows in chunks(len(pictures), batch_size)])
+
+
+@torch.no_grad()
+def ask_mixtures(model, outside: Tensor, inside: Tensor, ranks: Tensor, counts: Tensor, classes: Tensor,
+                 batch_size: int = 32) -> Tensor:
+    """The answers for pictures whose first pixels, in an order and up to a count, come from elsewhere.
+
+    Mixture (p, k) is `inside` at the pixels with ranks[p] < counts[k] and `outside[p]` at all others. It is made on
+    the device from the untouched pictures just before it is asked about, so the memory is that of batch_size rows.
+
+    Args:
+        outside: normalised pictures, [P, 3, H, W].
+        inside: what replaces their pixels, broadcast against `outside`.
+        ranks: each pixel's place in the picture's order, 0..H·W − 1, [P, H, W].
+        counts: how many pixels are replaced, [K].
+        classes: the class that is asked for, [P].
+
+    Returns:
+        [P, K, 2], as `ask`.
+    """
+    inside, steps = inside.expand_as(outside), len(counts)
+    answers = []
+    for rows in chunks(len(outside) * steps, batch_size):
+        row = torch.arange(rows.start, rows.stop, device=outside.device)
+        p, k = row // steps, row % steps
+        replaced = ranks[p] < counts[k, None, None]                                          # [N, H, W]
+        answers.append(_answers(model(torch.where(replaced[:, None], inside[p], outside[p])), classes[p]))
+    return torch.cat(answers).view(len(outside), steps, 2)
+
+
+def black(model, like: Tensor) -> Tensor:
+    """A black pixel as the network reads it: 0 before normalisation, −mean/std after it, [3, 1, 1]."""
+    mean, std = (like.new_tensor(value).view(3, 1, 1) for value in (model.mean, model.std))
+    return -mean / std
+
+
+def _answers(logits: Tensor, classes: Tensor) -> Tensor:
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    top1 = (logits.argmax(1) == classes).to(logits.dtype)
+    return torch.stack([top1, logits.softmax(1).gather(1, classes[:, None])[:, 0]], dim=1)

@@ -1,0 +1,221 @@
+"""The explanation tests as a user runs them: the files, the table, resuming, maps made elsewhere."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import iia
+from iia import explanation_table, settings
+from iia.datasets.photographs import NAMES, photograph
+from iia.datasets.pictures import load_pictures
+from iia.errors import UserError
+from iia.evaluation.explanation_tests import PAPER, score
+from iia.models import load_cnn
+from iia.models.cnn import CNN
+from iia.models.folded import folded
+from tests.evaluation.toys import Scrambles
+
+ROOT = Path(__file__).resolve().parents[2]
+SIX = list(PAPER[:6])
+FOLDER = "list_toy_1_paper_target"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Five pictures of noise with their list; line 3 is no picture, line 5 a broken one."""
+    g = np.random.default_rng(0)
+    for i in range(5):
+        Image.fromarray(g.integers(256, size=(20, 20, 3), dtype=np.uint8)).save(tmp_path / f"p{i}.png")
+    (tmp_path / "broken.png").write_text("nothing")
+    (tmp_path / "list.txt").write_text("p0.png 0\np1.png 1\nnothing\np2.png 2\nbroken.png 1\np3.png 3\np4.png 0\n")
+    (tmp_path / "maps").mkdir()
+    return tmp_path
+
+
+def chosen(place, **more):
+    values = dict(operations=["random", "mine"], figures=SIX, explained_class="target", definition="paper",
+                  device="cpu", batch_size=8, precision="fp32", images_dir=str(place), pics_file=str(place / "list.txt"),
+                  max_images=None, heatmaps_dir=str(place / "maps"), num_workers=0, results_dir=str(place / "results"))
+    return settings.Settings(**values | more)
+
+
+def write_maps(place, names=("p0", "p1", "p2", "p3", "p4")):
+    """Maps of the operation "mine"; the lower left pixel is the most relevant."""
+    for i, name in enumerate(names):
+        saliency = np.random.default_rng(i).random((16, 16), dtype=np.float32)
+        saliency[15, 0] = 2 + i
+        np.save(place / "maps" / f"{name}_mine_toy.npy", saliency)
+
+
+def rows_of(folder):
+    with open(folder / "per_image.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_maps_made_elsewhere(place, capsys):
+    """The table's figures are those of `score`; what cannot be used is named, counted and an exit code of 1."""
+    write_maps(place)
+    model = Scrambles()
+    assert explanation_table.table(model, chosen(place), "last", 1) == 1
+    folder = place / "results" / FOLDER
+    said = capsys.readouterr()
+    assert "broken.png" in said.err and "list.txt:3" in said.err
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"per_image.csv", "summary.json", "settings.json", "curves.npz", "curves.png"}
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["pictures"], summary["skipped"]["count"], summary["degenerate"]) == (5, 2, {"random": 0, "mine": 0})
+    pictures, targets = load_pictures([place / f"p{i}.png" for i in range(5)], model), torch.tensor([0, 1, 2, 3, 0])
+    maps = torch.stack([torch.from_numpy(np.load(place / "maps" / f"p{i}_mine_toy.npy")) for i in range(5)])
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    maps = (maps - low) / (high - low)
+    expected, curves = score(model, pictures, targets, maps, SIX)
+    for name in SIX:
+        assert summary["figures"]["mine"][name] == pytest.approx(expected[name].mean().item(), abs=1e-4)
+        low, high = summary["intervals"]["mine"][name]
+        assert low <= summary["figures"]["mine"][name] <= high
+    right = (model(pictures).argmax(1) == targets).float().mean().item()
+    assert summary["base accuracy"] == pytest.approx(right)
+    saved = np.load(folder / "curves.npz")
+    assert np.allclose(saved["mine DEL"], curves["DEL"].mean(0), atol=1e-6) and saved["x DEL"][-1] == 0.9
+    table = said.out.splitlines()
+    assert [name in table[0] for name in ("POS↓", "NEG↑", "DEL↓", "INS↑", "ADP↓", "PIC↑")] == [True] * 6
+    assert f"{summary['figures']['mine']['DEL']:.2f}" in next(line for line in table if line.startswith("mine"))
+    assert "2 skipped" in said.out and "5 pictures" in said.out
+
+
+def test_missing_misshapen_and_constant_maps(place, capsys):
+    write_maps(place, ["p0", "p1", "p2", "p3"])
+    np.save(place / "maps" / "p1_mine_toy.npy", np.zeros((7, 7)))
+    np.save(place / "maps" / "p2_mine_toy.npy", np.full((16, 16), 3.0))
+    (place / "maps" / "p3_mine_toy.npy").write_bytes(b"")
+    assert explanation_table.table(Scrambles(), chosen(place), "last", 1) == 1
+    said = capsys.readouterr()
+    for what in ("p1_mine_toy.npy holds no map (it is [7, 7], not [16, 16])", "p3_mine_toy.npy holds no map",
+                 "p4_mine_toy.npy is missing"):
+        assert what in said.err, what
+    summary = json.loads((place / "results" / FOLDER / "summary.json").read_text())
+    assert summary["counts"]["mine"]["POS"] == 2 and summary["counts"]["random"]["POS"] == 5
+    assert summary["degenerate"] == {"random": 0, "mine": 1} and "1 degenerate" in said.out
+
+
+def test_resume_after_a_kill(place, monkeypatch):
+    """What was done is not asked again, and the files end up the same to the last digit."""
+    write_maps(place)
+    whole = chosen(place, results_dir=str(place / "whole"))
+    explanation_table.table(Scrambles(), whole, "last", 1)
+
+    measure, calls = explanation_table.Judge.score, []
+
+    def until_the_third(self, batch):
+        calls.append(batch.indices)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(self, batch)
+    monkeypatch.setattr(explanation_table.Judge, "score", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        explanation_table.table(Scrambles(), chosen(place), "last", 1)
+    explanation_table.table(Scrambles(), chosen(place), "last", 1)
+    assert calls[3:] == [calls[2]]                       # pictures 5 to 7, of which two are broken
+    for name in ("per_image.csv", "curves.png"):
+        assert (place / "whole" / FOLDER / name).read_bytes() == (place / "results" / FOLDER / name).read_bytes()
+
+
+def test_random_maps_are_a_picture_s_own(place):
+    write_maps(place)
+    explanation_table.table(Scrambles(), chosen(place), "last", 1)
+    explanation_table.table(Scrambles(), chosen(place, batch_size=100, results_dir=str(place / "other")), "last", 1)
+    one, other = (rows_of(place / name / FOLDER) for name in ("results", "other"))
+    assert [row["DEL"][:6] for row in one] == [row["DEL"][:6] for row in other]
+    maps = explanation_table.random_maps(torch.zeros(3, 3, 16, 16), [1, 2, 1], "bicubic")
+    assert torch.equal(maps[0], maps[2]) and not torch.equal(maps[0], maps[1]) and maps.amin() == 0 and maps.amax() == 1
+
+
+def test_comparing_operations():
+    """b is better than a by 1 on every picture, c by nothing on average; lower is better for DEL."""
+    a = np.random.default_rng(0).normal(50, 10, 100)
+    noise = np.random.default_rng(1).normal(0, 1, 100)
+    values = np.stack([a, a + 1, a + 1 + noise - noise.mean() - 1e-9], 1)[:, :, None]
+    said = explanation_table.compare(values, ["a", "b", "c"], ["NEG"])
+    assert said["best"] == {"NEG": "b"} and said["behind the best"]["a"]["NEG"] == pytest.approx([-1, -1])
+    assert [explanation_table.mark(said, name, "NEG") for name in "abc"] == [" ", "*", "="]
+    assert explanation_table.compare(values, ["a", "b", "c"], ["DEL"])["best"] == {"DEL": "a"}
+    nothing = explanation_table.compare(values * np.nan, ["a", "b", "c"], ["NEG"])
+    assert nothing["intervals"]["a"]["NEG"] == [None, None]
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"operations": ["iia@relase"], "heatmaps_dir": None}, "Did you mean 'release'"),
+    ({"operations": ["iiaa"], "heatmaps_dir": None}, "Did you mean 'iia'"),
+    ({"figures": ["NEGG"]}, "Did you mean 'NEG'"), ({"figures": []}, "figures is empty"),
+    ({"operations": []}, "operations is empty"), ({"explained_class": "targets"}, "Did you mean 'target'"),
+    ({"heatmaps_dir": "nowhere"}, "is no folder"), ({"batch_size": 0}, "at least 1")])
+def test_wrong_settings_are_found_first(place, wrong, said):
+    with pytest.raises(UserError, match=said):
+        explanation_table.table(Scrambles(), chosen(place, **wrong), "last", 1)
+    assert not (place / "results").exists()
+
+
+# ------------------------------------------------------------------------- with a real network
+
+def test_predicted_class_is_explained_and_the_target_asked_for(place):
+    """The target is wrong: top-1 is 0 throughout, whatever the map of the predicted class says."""
+    model = load_cnn("efficientnet_lite0")
+    shutil.copy(photograph("chelsea.png"), place / "cat.png")
+    (place / "list.txt").write_text("cat.png 3\n")
+    rows = {}
+    for which in ("target", "predicted"):
+        how = chosen(place, operations=["iia-ablation-ac"], figures=["POS", "INS"], heatmaps_dir=None,
+                     explained_class=which)
+        assert explanation_table.table(model, how, "last", 3) == 0
+        rows[which], = rows_of(place / "results" / f"list_efficientnet_lite0_9_paper_{which}")
+    pictures = load_pictures([place / "cat.png"], model)
+    cat = iia.predict(model, pictures).item()
+    assert {row["target"] for row in rows.values()} == {"3"} and {row["top1"] for row in rows.values()} == {"0.0"}
+    assert (rows["target"]["explained"], rows["predicted"]["explained"]) == ("3", str(cat)) and cat != 3
+    for which, explained in (("target", 3), ("predicted", cat)):
+        maps = iia.explain(model, pictures, [explained], "iia-ablation-ac", steps=3)
+        figures, _ = score(model, pictures, torch.tensor([3]), maps, ["INS"])
+        assert float(rows[which]["INS"]) == pytest.approx(figures["INS"].item(), rel=1e-3)
+    assert float(rows["target"]["INS"]) != pytest.approx(float(rows["predicted"]["INS"]), rel=1e-2)
+
+
+def test_both_definitions_in_one_table_from_the_command_line(tmp_path):
+    (tmp_path / "pics.txt").write_text(f"{NAMES[0]} 285\n")
+    (tmp_path / NAMES[0]).write_bytes(photograph(NAMES[0]).read_bytes())
+    done = subprocess.run([sys.executable, ROOT / "explanation_tests_cnn.py", "--model_name=efficientnet_lite0",
+                           "--batch_size=8", "--operations=random,iia-ablation-ac,iia-ablation-ac@release",
+                           "--figures=POS,INS,SIC", "--images_dir=.", "--pics_file=pics.txt", "--num_workers=0",
+                           "--INTERPOLATION_STEPS=2"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines()[:7] if not line.startswith(" ")]
+    assert names == ["operation", "random", "iia-ablation-ac", "iia-ablation-ac@release"]
+    folder = tmp_path / "explanation_results" / "pics_efficientnet_lite0_9_paper_target"
+    figures = json.loads((folder / "summary.json").read_text())["figures"]
+    assert list(figures) == ["random", "iia-ablation-ac", "iia-ablation-ac@release"]
+    assert figures["iia-ablation-ac"]["INS"] != figures["iia-ablation-ac@release"]["INS"]
+    assert figures["random"]["INS"] < figures["iia-ablation-ac"]["INS"]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "densenet201"])
+def test_folded_network_is_the_same_function(name):
+    torch.manual_seed(0)
+    model = load_cnn(name, allow_random_weights=True)
+    for module in model.modules():                       # statistics that make folding wrong if it were
+        if isinstance(module, torch.nn.BatchNorm2d) and name != "efficientnet_lite0":
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 64, 64)
+    quick = folded(model)
+    before, after = (sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) for net in (model, quick))
+    assert after < before and torch.allclose(model(x), quick(x), rtol=1e-3, atol=1e-4 * model(x).abs().max())
+    assert isinstance(quick, CNN) and (quick.name, quick.mean, quick.device) == (model.name, model.mean, model.device)

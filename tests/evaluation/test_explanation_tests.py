@@ -1,0 +1,217 @@
+"""POS, NEG, DEL, INS, ADP, PIC and RISE's pair: against closed forms, and against loops that do one thing at a time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from iia.datasets.pictures import denormalise, normalise
+from iia.errors import UserError
+from iia.evaluation import perturbation
+from iia.evaluation.explanation_tests import FIGURES, PAPER, axes, look, score
+
+from tests.evaluation.toys import ReadsOnePixel, Scrambles
+
+SIX = PAPER[:6]
+RISE = ["DEL_rise", "INS_rise"]
+SURE, UNSURE = 1 / (1 + math.exp(-4)), 1 / (1 + math.exp(4))
+
+
+def lit(size=16):
+    """A picture of ones, normalised for the toys, [1, 3, size, size], float64."""
+    return normalise(torch.ones(1, 3, size, size, dtype=torch.float64), ReadsOnePixel.mean, ReadsOnePixel.std)
+
+
+def map_with_rank(model, share):
+    """A map in which that share of the pixels is more relevant than the one that the network reads."""
+    noise = torch.rand(1, model.size, model.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise[0, *model.place] = noise.flatten().quantile(1 - share)
+    return noise
+
+
+def area(curve):
+    return sum(100 * 0.1 * (a + b) / 2 for a, b in zip(curve, curve[1:]))
+
+
+# ------------------------------------------------------------------------------ closed forms
+
+@pytest.mark.parametrize("share, masked_at, kept_until", [(0, 1, 9), (0.45, 5, 5), (1, 10, 0)])
+def test_one_pixel(share, masked_at, kept_until):
+    """From POS's side the pixel goes at step `masked_at`; from NEG's it stays until step `kept_until`."""
+    model = ReadsOnePixel()
+    figures, curves = score(model, lit(), torch.tensor([1]), map_with_rank(model, share), SIX)
+    most = [1.0 if k < masked_at else 0.0 for k in range(10)]
+    least = [1.0 if k <= kept_until else 0.0 for k in range(10)]
+    assert curves["POS"][0].tolist() == most
+    assert curves["NEG"][0].tolist() == least
+    assert figures["POS"].item() == pytest.approx(area(most))
+    assert figures["NEG"].item() == pytest.approx(area(least))
+    assert figures["DEL"].item() == pytest.approx(area([SURE if kept else UNSURE for kept in most]))
+    assert figures["INS"].item() == pytest.approx(area([SURE if kept else UNSURE for kept in least]))
+
+
+def test_most_is_ninety():
+    model = ReadsOnePixel()
+    perfect, _ = score(model, lit(), torch.tensor([1]), map_with_rank(model, 0), ["POS", "NEG"])
+    assert (perfect["POS"].item(), perfect["NEG"].item()) == (pytest.approx(5), pytest.approx(90))
+
+
+def test_perfect_map_is_best_and_random_map_in_between():
+    model, seeds = ReadsOnePixel(size=64), range(20)
+    noise = torch.stack([torch.rand(64, 64, generator=torch.Generator().manual_seed(s)) for s in seeds]).double()
+    raw = torch.zeros(1, 3, 64, 64, dtype=torch.float64)
+    raw[..., *model.place] = 1                                    # so that the blur puts it out
+    pictures = normalise(raw, model.mean, model.std).expand(len(seeds), -1, -1, -1)
+    classes = torch.ones(len(seeds), dtype=torch.int64)
+    perfect, worst = noise.clone(), noise.clone()
+    perfect[:, *model.place], worst[:, *model.place] = 2, -1
+    best, middle, last = (score(model, pictures, classes, maps, [*SIX[:4], *RISE])[0]
+                          for maps in (perfect, noise, worst))
+    for name in best:
+        order = [values[name].mean().item() for values in (best, middle, last)]
+        assert order == sorted(order, reverse=FIGURES[name].better == "higher") and len(set(order)) == 3, name
+
+
+def test_seen_through_the_map():
+    """The pixel keeps m of its red: O = 1/(1 + exp(−8 (m − 1/2))); Y is that with m = 1, or 0.6 in a dim picture."""
+    model, classes = ReadsOnePixel(), torch.tensor([1, 1, 0])
+    raw = torch.tensor([1.0, 0.6, 1.0]).double().view(3, 1, 1, 1).expand(3, 3, 16, 16)
+    pictures = normalise(raw, model.mean, model.std)
+    maps = torch.full((3, 16, 16), 0.25, dtype=torch.float64)
+    figures, _ = score(model, pictures, classes, maps, ["ADP", "PIC"])
+
+    def sure(red):
+        return 1 / (1 + math.exp(-8 * (red - 0.5)))
+    drops = [1 - sure(0.25) / sure(1), 1 - sure(0.15) / sure(0.6), 0]        # class 0 is the surer the darker it is
+    assert figures["ADP"].tolist() == pytest.approx([100 * drop for drop in drops])
+    assert figures["PIC"].tolist() == [0, 0, 100]
+
+
+def test_no_drop_where_there_was_nothing():
+    """Y = 0 in float32: nothing can drop, and nothing is NaN."""
+    class Certain(ReadsOnePixel):
+        def logits(self, x):
+            return 1000 * super().logits(x)
+    figures, _ = score(Certain(), lit().float(), torch.tensor([0]), torch.ones(1, 16, 16), ["ADP", "PIC"])
+    assert (figures["ADP"].item(), figures["PIC"].item()) == (0, 0)
+
+
+# ------------------------------------------------------------------------------------- loops
+
+def setting(count=3, size=16):
+    g = torch.Generator().manual_seed(1)
+    model = Scrambles(size).double()
+    pictures = normalise(torch.rand(count, 3, size, size, generator=g).double(), model.mean, model.std)
+    classes = model(pictures).argmax(1)
+    classes[-1] = (classes[-1] + 1) % 4                           # a picture that the network has wrong
+    maps = (torch.rand(count, size, size, generator=g).double() * 5).round() / 5       # six values: ties everywhere
+    maps[1] = 0.5                                                 # and nothing but ties
+    return model, pictures, classes, maps
+
+
+def answers(model, raw, wanted):
+    logits = model(normalise(raw[None], model.mean, model.std))[0]
+    return float(logits.argmax() == wanted), float(logits.softmax(0)[wanted])
+
+
+def slow_masked_curve(model, picture, wanted, saliency, most, read):
+    raw = denormalise(picture, model.mean, model.std)
+    values = saliency.flatten().tolist()
+    order = sorted(range(len(values)), key=lambda p: -values[p])
+    order = order if most else order[::-1]
+    curve = []
+    for tenths in range(10):
+        masked = raw.clone()
+        for p in order[:round(tenths / 10 * len(order))]:
+            masked[:, p // saliency.shape[1], p % saliency.shape[1]] = 0
+        curve.append(answers(model, masked, wanted)[read])
+    return curve
+
+
+@torch.no_grad()
+def test_masking_against_loops():
+    model, pictures, classes, maps = setting()
+    figures, curves = score(model, pictures, classes, maps, SIX)
+    for name, most, read in (("POS", True, 0), ("NEG", False, 0), ("DEL", True, 1), ("INS", False, 1)):
+        slow = [slow_masked_curve(model, *given, most, read) for given in zip(pictures, classes, maps)]
+        assert torch.allclose(curves[name], torch.tensor(slow).double(), atol=1e-10), name
+        assert figures[name].tolist() == pytest.approx([area(curve) for curve in slow]), name
+    assert len({round(v, 6) for v in figures["DEL"].tolist()}) == 3          # three different pictures, three answers
+    for i, (picture, wanted, saliency) in enumerate(zip(pictures, classes, maps)):
+        raw = denormalise(picture, model.mean, model.std)
+        y, o = (answers(model, seen, wanted)[1] for seen in (raw, raw * saliency))
+        assert figures["ADP"][i].item() == pytest.approx(100 * max(0, y - o) / y)
+        assert figures["PIC"][i].item() == (100 if y < o else 0)
+
+
+@torch.no_grad()
+def test_rise_against_loops():
+    model, pictures, classes, maps = setting(count=2, size=32)
+    figures, curves = score(model, pictures, classes, maps, RISE)
+    point = np.zeros((11, 11))
+    point[5, 5] = 1
+    kernel = ndimage.gaussian_filter(point, 5)
+    for i, (picture, wanted, saliency) in enumerate(zip(pictures, classes, maps)):
+        blurred = torch.from_numpy(np.stack([ndimage.convolve(c, kernel, mode="constant") for c in picture.numpy()]))
+        values = saliency.flatten().tolist()
+        order = sorted(range(len(values)), key=lambda p: -values[p])
+        for name, start, end in (("DEL_rise", picture, torch.zeros_like(picture)), ("INS_rise", blurred, picture)):
+            now, slow = start.clone(), []
+            for first in range(0, len(order) + 224, 224):
+                slow.append(model(now[None]).softmax(1)[0, wanted].item())
+                for p in order[first:first + 224]:
+                    now[:, p // 32, p % 32] = end[:, p // 32, p % 32]
+            assert curves[name][i].tolist() == pytest.approx(slow), name
+            mean_of_neighbours = [(a + b) / 2 for a, b in zip(slow, slow[1:])]
+            assert figures[name][i].item() == pytest.approx(sum(mean_of_neighbours) / len(mean_of_neighbours))
+
+
+# -------------------------------------------------------------------------- how it is computed
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_batch_size_bounds_the_rows_and_changes_nothing(rows):
+    model, pictures, classes, maps = setting()
+    usual, _ = score(model, pictures, classes, maps, [*SIX, *RISE])
+    model.passes.clear()
+    figures, _ = score(model, pictures, classes, maps, [*SIX, *RISE], batch_size=rows)
+    assert max(model.passes) <= rows
+    for name in usual:
+        assert torch.allclose(figures[name], usual[name], atol=1e-9), name
+
+
+def test_figures_share_their_passes():
+    """A picture costs itself once for all maps, and each map 9 + 9 masked pictures and one seen through it."""
+    model, pictures, classes, maps = setting()
+    model.passes.clear()
+    untouched = look(model, pictures, classes, SIX, batch_size=54)
+    assert model.passes == [3]
+    model.passes.clear()
+    score(model, pictures, classes, maps, SIX, untouched, batch_size=54)
+    assert model.passes == [54, 3]
+    model.passes.clear()
+    score(model, pictures, classes, maps, ["POS", "DEL"], untouched, batch_size=54)
+    assert model.passes == [27]
+
+
+def test_ties_keep_their_reading_order():
+    ranks = perturbation.ranks(torch.tensor([[[0.5, 1.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 0.0]]]))
+    assert ranks.tolist() == [[[1, 0], [2, 3]], [[0, 1], [2, 3]]]
+
+
+def test_the_untouched_picture_is_left_alone():
+    model, pictures, classes, maps = setting()
+    before = pictures.clone(), maps.clone()
+    score(model, pictures, classes, maps, [*SIX, *RISE])
+    assert torch.equal(pictures, before[0]) and torch.equal(maps, before[1])
+
+
+def test_figures_by_name():
+    model, pictures, classes, maps = setting()
+    figures, curves = score(model, pictures, classes, maps, ["INS", "POS"])
+    assert list(figures) == ["INS", "POS"] and set(curves) == {"INS", "POS"}
+    assert {name: len(x) for name, x in axes([*FIGURES], 224).items()} == {
+        "POS": 10, "NEG": 10, "DEL": 10, "INS": 10, "AIC": 21, "SIC": 21, "DEL_rise": 225, "INS_rise": 225}
+    with pytest.raises(UserError, match="Did you mean 'POS'"):
+        score(model, pictures, classes, maps, ["POSS"])

@@ -1,0 +1,115 @@
+"""AIC and SIC against the library that defines them, and where they do not exist."""
+
+import numpy as np
+import pytest
+import torch
+from saliency.metrics import pic as library
+from scipy.interpolate import interp1d
+
+from iia.datasets.photographs import photograph
+from iia.datasets.pictures import normalise, open_picture, squash
+from iia.evaluation import information_curves as ours
+from iia.evaluation.answers import ask
+from iia.evaluation.explanation_tests import look, score
+from iia.maps import finish
+
+from tests.evaluation.toys import Remembers
+
+SIZE, SEEDS = 64, [11, 12, 13]
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """A picture that the network remembers, with three maps: smooth noise, finer noise, and noise in few steps."""
+    raw = squash(open_picture(photograph("coffee.png")), SIZE)
+    model = Remembers(raw)
+    g = torch.Generator().manual_seed(2)
+    maps = torch.cat([finish(torch.rand(1, side, side, generator=g), (SIZE, SIZE), "bicubic") for side in (4, 16, 8)])
+    maps[2] = (maps[2] * 10).round() / 10
+    return model, normalise(raw, model.mean, model.std).expand(3, -1, -1, -1), torch.ones(3, dtype=torch.int64), maps
+
+
+def by_library(model, picture, wanted, saliency, seed, column):
+    def predict(pixels):
+        answers = ask(model, ours.from_pixels(model, pixels, picture), wanted.expand(len(pixels)))
+        return answers[:, column].double().numpy()
+    return library.compute_pic_metric(ours.to_pixels(model, picture[None])[0], saliency.double().numpy(),
+                                      ours.random_pixels((SIZE, SIZE), seed), predict, ours.THRESHOLDS)
+
+
+@pytest.mark.parametrize("name, column", [("AIC", 0), ("SIC", 1)])
+def test_against_the_library(setting, name, column, monkeypatch):
+    monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)
+    expected = [by_library(setting[0], *given, column) for given in zip(*setting[1:], SEEDS)]
+    curves = ours.information_curves(*setting, {name}, SEEDS, exact=True)[name]
+    assert np.allclose(curves, [result.curve_y for result in expected], atol=1e-6)
+    assert np.allclose(ours.information_area(curves), [result.auc for result in expected], atol=1e-6)
+    quick = ours.information_area(ours.information_curves(*setting, {name}, SEEDS)[name])
+    assert np.allclose(quick, [result.auc for result in expected], atol=2e-2)      # a thousandth at 224 x 224
+    assert len({round(result.auc, 2) for result in expected}) > 1
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+def test_filling_in(setting, share):
+    model, pictures, _, maps = setting
+    picture = ours.to_pixels(model, pictures[:1])[0]
+    known = ours.random_pixels((SIZE, SIZE), 0) | (maps[0] >= maps[0].quantile(1 - share)).numpy()
+    expected = library.create_blurred_image(picture, known)
+    assert np.array_equal(ours.fill(picture, known, exact=True), expected)
+    quick = ours.fill(picture, known)
+    assert np.array_equal(quick[known], picture[known])
+    assert (quick != expected).any(-1).mean() < 0.05 and np.abs(quick.astype(int) - expected).mean() < 0.2
+    assert ours.webp_size(expected) == library.estimate_image_entropy(expected)
+
+
+def test_joining_points():
+    """Against the interpolation that the library uses, with points above one another and out of order."""
+    x = torch.tensor([[0.0, 0.0, 0.3, 0.2, 0.3, 1.0], [0.1, 0.5, 0.5, 0.5, 0.7, 0.9]]).double()
+    y = torch.tensor([[0.1, 0.2, 0.4, 0.4, 0.6, 0.8], [0.0, 0.1, 0.2, 0.3, 0.9, 1.0]]).double()
+    for joined, xs, ys in zip(ours.join(x, y), x, y):
+        there = interp1d([*xs, 0.0, 1.0], [*ys, 0.0, 1.0])
+        assert np.allclose(joined[:-1], there(np.linspace(0, 1, 1000, endpoint=False)), atol=1e-12) and joined[-1] == 1
+
+
+def test_more_of_the_right_pixels_is_better(setting):
+    """A map of where blurring does harm tells the network more, byte for byte, than its opposite."""
+    model, pictures, classes, _ = setting
+    harm = (pictures[0] - torch.nn.functional.avg_pool2d(pictures[0], 9, 1, 4)).abs().mean(0)
+    maps = torch.stack([harm, -harm])
+    figures, _ = score(model, pictures[:2], classes[:2], maps, ["SIC"], seeds=[1, 1])
+    good, bad = figures["SIC"].tolist()
+    assert good > bad
+
+
+def test_pictures_without_a_curve(setting):
+    """Another class, and a picture as simple as its blur, have no figure; the others are not touched by them."""
+    model, pictures, classes, maps = setting
+    figures, curves = score(model, pictures, torch.tensor([1, 0, 1]), maps, ["AIC", "SIC"], seeds=SEEDS)
+    alone, _ = score(model, pictures[2:], classes[2:], maps[2:], ["AIC", "SIC"], seeds=SEEDS[2:])
+    for name, values in figures.items():
+        assert values.isnan().tolist() == [False, True, False], name
+        assert curves[name].isnan().all(1).tolist() == [False, True, False] and curves[name].shape == (3, 21)
+        assert values[2] == alone[name][0]
+    grey = Remembers(torch.full((3, SIZE, SIZE), 0.5))
+    flat = normalise(grey.picture, grey.mean, grey.std)[None]
+    assert score(grey, flat, torch.tensor([1]), maps[:1], ["SIC"])[0]["SIC"].isnan().all()
+
+
+def test_an_unsure_answer_has_no_softmax_curve(setting):
+    """f_1 − f_0 is 0.8 for the picture itself: top-1 is right, the softmax of 0.69 is less than the 0.8 asked for."""
+    class Doubtful(Remembers):
+        def logits(self, x):
+            return super().logits(x) - torch.tensor([0, 8.2])
+    model, pictures, classes, maps = setting
+    figures, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
+    assert not figures["AIC"].isnan().any() and figures["SIC"].isnan().all()
+
+
+def test_ends_are_shared(setting):
+    model, pictures, classes, maps = setting
+    once, _ = score(model, pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
+    untouched = look(model, pictures, classes, ["AIC", "SIC"], SEEDS)
+    model.passes.clear()
+    again, _ = score(model, pictures, classes, maps, ["AIC", "SIC"], untouched)
+    assert sum(model.passes) == 3 * len(ours.THRESHOLDS)
+    assert all(torch.equal(once[name], again[name]) for name in once)
