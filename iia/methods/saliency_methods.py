@@ -39,9 +39,14 @@ def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tens
 
     The path is laid in float64: Blur IG divides differences of blurred pictures by 0.01.
     """
-    masks = [mask(picture.permute(1, 2, 0).double().cpu().numpy(), gradients(model, x, target), **settings)
-             for picture, target in zip(x.detach(), y)]
-    return grey(torch.stack([torch.from_numpy(values).permute(2, 0, 1) for values in masks])).to(x)
+    masks = []
+    for picture, target in zip(x.detach().permute(0, 2, 3, 1).double().cpu().numpy(), y):
+        try:
+            found = mask(finite(picture), gradients(model, x, target), **settings)
+        except FloatingPointError:
+            found = np.full_like(picture, np.nan)              # a degenerate map when finished
+        masks.append(torch.from_numpy(found).permute(2, 0, 1))
+    return grey(torch.stack(masks)).to(x)
 
 
 def gradients(model: CNN, like: Tensor, target: Tensor) -> Callable[..., dict]:
@@ -50,9 +55,16 @@ def gradients(model: CNN, like: Tensor, target: Tensor) -> Callable[..., dict]:
     def call(pictures: np.ndarray, call_model_args=None, expected_keys=None) -> dict:
         rows = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(like.dtype).to(like.device)
         found = gradient(lambda v: model(v).softmax(1), rows, target.expand(len(rows)))
-        return {INPUT_OUTPUT_GRADIENTS: found.permute(0, 2, 3, 1).double().cpu().numpy()}
+        return {INPUT_OUTPUT_GRADIENTS: finite(found.permute(0, 2, 3, 1).double().cpu().numpy())}
 
     return call
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """The values, unless one is NaN or infinite: Guided IG would wait for ever for its pixel to move."""
+    if not np.isfinite(values).all():
+        raise FloatingPointError("a picture or its gradient is not finite")
+    return values
 
 
 def grey(attributions: Tensor) -> Tensor:

@@ -62,3 +62,12 @@ def test_the_library_has_its_numpy_back(toy, x, y):
 def test_an_attribution_of_zeros_is_quiet_and_degenerate(x, recwarn):
     grey = saliency_methods.grey(torch.zeros_like(x))
     assert not finish(grey, (16, 16), "bicubic").any() and not recwarn.list
+
+
+@pytest.mark.parametrize("operation", ["blurig", "guidedig"])
+def test_what_is_not_finite_ends_and_is_degenerate(toy, x, y, operation):
+    x[1, 0, 0, 0] = torch.nan
+    first, second = iia.explain(toy, x, y, operation)
+    assert first.max() == 1 and not second.any()
+    toy.network.classifier[0].weight[0, 0] = torch.inf
+    assert not iia.explain(toy, x, y, operation).any()
