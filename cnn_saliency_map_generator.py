@@ -4,7 +4,7 @@ Edit the settings below, or give any of them as a flag: --model_name=densenet201
 """
 
 from iia import generator, methods, settings
-from iia.models import load_cnn_or_fallback
+from iia.models import chosen_cnn
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16, vgg19, efficientnet_lite0
@@ -29,10 +29,7 @@ heatmaps_dir = "heatmaps"                   # the maps: {picture}_{operation}_{m
 
 
 def main(chosen):
-    named = "model_name" in chosen.given           # a network named by flag is never replaced
-    model = load_cnn_or_fallback(chosen.model_name, None if named else chosen.fallback_model_name,
-                                 weights_path=chosen.weights_path, precision=chosen.precision,
-                                 allow_random_weights=chosen.allow_random_weights)
+    model = chosen_cnn(chosen)
     return generator.explain_pics(model, chosen, layer=chosen.FEATURE_LAYER_NUMBER, steps=chosen.INTERPOLATION_STEPS)
 
 

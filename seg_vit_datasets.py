@@ -4,7 +4,7 @@ Edit the settings below, or give any of them as a flag: --chosen_dataset=voc --m
 Started again it goes on where it was; torchrun --nproc-per-node=2 seg_vit_datasets.py shares it.
 """
 
-from iia import segmentation_table, settings
+from iia import methods, segmentation_table, settings
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT with a class token by its timm name

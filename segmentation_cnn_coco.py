@@ -4,14 +4,14 @@ Edit the settings below, or give any of them as a flag: --model_name=densenet201
 Started again it goes on where it was; torchrun --nproc-per-node=2 segmentation_cnn_coco.py shares it.
 """
 
-from iia import segmentation_table, settings
+from iia import methods, segmentation_table, settings
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16|19, or
                                             # efficientnet_lite0
 fallback_model_name: str | None = "efficientnet_lite0"    # where model_name's weights cannot be had; None = stop
 FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8), or "last"
-operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, iia-ablation-im, iia-ablation-ac
+operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
@@ -32,4 +32,4 @@ def main(chosen):
 
 
 if __name__ == "__main__":
-    settings.run(main, globals())
+    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))

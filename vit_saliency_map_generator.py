@@ -4,7 +4,7 @@ Edit the settings below, or give any of them as a flag: --model_name=vit-small -
 """
 
 from iia import generator, methods, settings
-from iia.models import load_vit
+from iia.models import chosen_vit
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT with a class token by its timm name
@@ -27,8 +27,7 @@ heatmaps_dir = "heatmaps"                   # the maps: {picture}_{operation}_{m
 
 
 def main(chosen):
-    model = load_vit(chosen.model_name, weights_path=chosen.weights_path, precision=chosen.precision,
-                     allow_random_weights=chosen.allow_random_weights)
+    model = chosen_vit(chosen)
     return generator.explain_pics(model, chosen, layer="last", steps=chosen.ITERATION_STEPS)
 
 

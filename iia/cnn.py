@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .integration import chunks, gradient, iia_term, path_integral, path_points, spatial_minimum
+from .integration import chunks, gradient, path_integral, path_points, spatial_minimum
 from .models.cnn import CNN
 
 
@@ -44,10 +44,10 @@ def input_path(model: CNN, x: Tensor, cut: int, how: How) -> Iterator[tuple[Tens
 
 def iia2(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """IIA2 (section 3): m = (1/n²) Σ_i Σ_j (u_i − r_i) ∘ v_ij ∘ ∂f_y/∂v_ij, u_i = features(x_i)."""
-    tail, maps = model.tail(how.layer), 0
+    f, maps = model.score(how.layer), 0
     for u, owner in input_path(model, x, how.layer, how):
         u = u.expand(len(owner), *u.shape[1:])
-        integral = path_integral(tail, u, spatial_minimum(u), y[owner], how.steps, how.batch_size)
+        integral = path_integral(f, u, spatial_minimum(u), y[owner], how.steps, how.batch_size)
         maps = add_rows(maps, integral, owner, len(x))
     return maps / how.steps
 
@@ -57,64 +57,60 @@ def iia3(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 
     u^{L−1} = features_{L−1}(x_i), v^{L−1} on its path, u^L = stage_L(v^{L−1}), then as in IIA2.
     """
-    tail, maps, n = model.tail(how.layer), 0, how.steps
+    f, maps, n = model.score(how.layer), 0, how.steps
     for w, owner in input_path(model, x, how.layer - 1, how):
-        r = spatial_minimum(w)
-        for steps in chunks(n + 1, how.batch_size):
-            size = steps.stop - steps.start
-            a = path_points(n, w)[steps].view(1, -1, 1, 1, 1)
-            for rows in chunks(len(w), max(1, how.batch_size // size)):
-                v = r[rows, None] + a * (w - r)[rows, None]                       # [p, s, C', h', w']
-                u = model.stages(how.layer - 1, how.layer, v.flatten(0, 1))       # [p·s, C, h, w]
-                # The picture 0 is one row w with many owners: its stage runs once for all of them.
-                owners = owner if len(w) == 1 else owner[rows]
-                u = u.view(-1, size, *u.shape[1:]).expand(len(owners), -1, -1, -1, -1).flatten(0, 1)
-                owners = owners.repeat_interleave(size)
-                integral = path_integral(tail, u, spatial_minimum(u), y[owners], n, how.batch_size)
-                maps = add_rows(maps, integral, owners, len(x))
+        r, a = spatial_minimum(w), path_points(n, w).view(-1, 1, 1, 1)
+        for rows in chunks(len(w) * (n + 1), how.batch_size):
+            row = torch.arange(rows.start, rows.stop, device=x.device)
+            path, step = row // (n + 1), row % (n + 1)
+            u = model.stages(how.layer - 1, how.layer, r[path] + a[step] * (w - r)[path])      # [rows, C, h, w]
+            # The picture 0 is one path with all pictures for owners: its stage runs once for all of them.
+            owners = owner[path] if len(owner) == len(w) else owner.repeat_interleave(len(u))
+            u = u.repeat(len(owners) // len(u), 1, 1, 1)
+            maps = add_rows(maps, path_integral(f, u, spatial_minimum(u), y[owners], n, how.batch_size), owners, len(x))
     return maps / n**2
 
 
 def ablation_input(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """The input's path only: the layer's path shrinks to its end, v = u(x_i)."""
-    tail, maps = model.tail(how.layer), 0
+    f, maps = model.score(how.layer), 0
     for u, owner in input_path(model, x, how.layer, how):
         u = u.expand(len(owner), *u.shape[1:])
-        g = gradient(tail, u, y[owner])
-        maps = add_rows(maps, iia_term(u, g, u - spatial_minimum(u)).sum(1), owner, len(x))
+        g = gradient(f, u, y[owner])
+        maps = add_rows(maps, ((u - spatial_minimum(u)) * u * g).sum(1), owner, len(x))
     return maps / how.steps
 
 
 def ablation_layer(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """The layer's path only: the input's path shrinks to its end, the picture itself."""
     u = at_pictures(model, x, how)
-    return path_integral(model.tail(how.layer), u, spatial_minimum(u), y, how.steps, how.batch_size)
+    return path_integral(model.score(how.layer), u, spatial_minimum(u), y, how.steps, how.batch_size)
 
 
 # ------------------------------------------------------------- the release (section 4)
 
 def released_iia(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """m = Σ_i ∂f_y/∂u(x_i) ∘ ReLU(u(x_i)): its layer integral vanishes."""
-    tail, maps = model.tail(how.layer, "release"), 0
+    f, maps = model.score(how.layer, "release"), 0
     for u, owner in input_path(model, x, how.layer, how):
         u = u.expand(len(owner), *u.shape[1:])
-        maps = add_rows(maps, (gradient(tail, u, y[owner]) * u.relu()).sum(1), owner, len(x))
+        maps = add_rows(maps, (gradient(f, u, y[owner]) * u.relu()).sum(1), owner, len(x))
     return maps
 
 
 def released_ablation_input(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """m = Σ_i ReLU(∂f_y/∂u(x_i)) ∘ ReLU(u(x_i))."""
-    tail, maps = model.tail(how.layer, "release"), 0
+    f, maps = model.score(how.layer, "release"), 0
     for u, owner in input_path(model, x, how.layer, how):
         u = u.expand(len(owner), *u.shape[1:])
-        maps = add_rows(maps, relu_term(u, gradient(tail, u, y[owner])).sum(1), owner, len(x))
+        maps = add_rows(maps, relu_term(u, gradient(f, u, y[owner])).sum(1), owner, len(x))
     return maps
 
 
 def released_ablation_layer(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """m = (n + 1) ReLU(∂f_y/∂u) ∘ ReLU(u): n + 1 times the same point of a constant path."""
-    u, tail = at_pictures(model, x, how), model.tail(how.layer, "release")
-    g = torch.cat([gradient(tail, u[rows], y[rows]) for rows in chunks(len(x), how.batch_size)])
+    u, f = at_pictures(model, x, how), model.score(how.layer, "release")
+    g = torch.cat([gradient(f, u[rows], y[rows]) for rows in chunks(len(x), how.batch_size)])
     return (how.steps + 1) * relu_term(u, g).sum(1)
 
 
@@ -125,21 +121,26 @@ def released_iia3(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 
 
 def _released_iia3(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
-    tail, n, total = model.tail(how.layer, "release"), how.steps, 0
+    f, n, total = model.score(how.layer, "release"), how.steps, 0
     w = torch.cat([u for u, _ in input_path(model, x, how.layer - 1, how)])       # [n + 1, C', h', w']
     r = w.amin(0, keepdim=True)
     for a in path_points(n, w):
         v = r + a * (w - r)
         u = torch.cat([model.stages(how.layer - 1, how.layer, v[rows])
                        for rows in chunks(n + 1, how.batch_size)])                # [n + 1, C, h, w]
-        total += path_integral(tail, u, u.amin(0, keepdim=True), y.expand(n + 1), n,
-                               how.batch_size, term=relu_term).sum(0, keepdim=True)
+        total += path_integral(f, u, u.amin(0, keepdim=True), y.expand(n + 1), n,
+                               how.batch_size, term=relu_path_term).sum(0, keepdim=True)
     return total * n
 
 
-def relu_term(v: Tensor, g: Tensor, span: Tensor | None = None) -> Tensor:
+def relu_term(v: Tensor, g: Tensor) -> Tensor:
     """ReLU(g ∘ ReLU(v)) = ReLU(g) ∘ ReLU(v), the release's summand; it leaves out the span u − r."""
     return g.relu() * v.relu()
+
+
+def relu_path_term(v: Tensor, g: Tensor, a: Tensor, r: Tensor, d: Tensor) -> Tensor:
+    """`relu_term` summed along a path (see iia/integration.py)."""
+    return relu_term(v, g).sum(1)
 
 
 # ------------------------------------------------------------------------------ helpers

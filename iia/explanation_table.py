@@ -26,7 +26,7 @@ from .evaluation.runner import Batch, Measure, Row, digest, evaluate, fingerprin
 from .explaining import explain, operations, predict
 from .maps import finish, is_degenerate, minmax
 from .methods import DEFINITIONS
-from .models import load_cnn_or_fallback, load_vit
+from .models import chosen_cnn, chosen_vit
 from .models.folded import folded
 from .runs import pick_device, rank, whole_file, with_halving
 
@@ -38,18 +38,12 @@ MASKED_TOGETHER = 4         # a batch has one picture for so many rows: few enou
 
 def cnn_table(chosen: settings.Settings) -> int:
     """The table of a CNN; returns the exit code."""
-    named = "model_name" in chosen.given           # a network named by flag is never replaced
-    model = load_cnn_or_fallback(chosen.model_name, None if named else chosen.fallback_model_name,
-                                 weights_path=chosen.weights_path, precision=chosen.precision,
-                                 allow_random_weights=chosen.allow_random_weights)
-    return table(model, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
+    return table(chosen_cnn(chosen), chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
 
 
 def vit_table(chosen: settings.Settings) -> int:
     """The table of a ViT; returns the exit code."""
-    model = load_vit(chosen.model_name, weights_path=chosen.weights_path, precision=chosen.precision,
-                     allow_random_weights=chosen.allow_random_weights)
-    return table(model, chosen, "last", chosen.ITERATION_STEPS)
+    return table(chosen_vit(chosen), chosen, "last", chosen.ITERATION_STEPS)
 
 
 def table(model, chosen: settings.Settings, layer: int | str, steps: int) -> int:

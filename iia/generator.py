@@ -35,7 +35,7 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
         skips.add(problem)
     pics = pics[:chosen.max_images]
     put_in_place(pic.path for pic in pics)
-    settings.save(Path(chosen.results_dir) / "settings.json", chosen, model=model.label, versions=versions())
+    settings.save(Path(chosen.results_dir) / f"{model.name}_settings.json", chosen, model=model.label, versions=versions())
 
     together = max(1, chosen.batch_size // steps)        # so that a batch of pictures fills the rows
     with tqdm(total=len(pics), unit="picture", desc=model.label, disable=not pics) as progress:

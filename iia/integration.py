@@ -1,6 +1,6 @@
 """The numeric core: path points, gradients in batches, and the integral over one layer's path.
 
-Knows no model. A *score* is any function from representations [N, ...] to logits [N, classes].
+Knows no model. A *score* is any function (representations [N, ...], classes [N]) -> f_y [N].
 Path points and their weights are fixed by n alone and then sliced into chunks, so that the size
 of a chunk bounds the memory and cannot change the answer.
 """
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-Score = Callable[[Tensor], Tensor]
-Term = Callable[[Tensor, Tensor, Tensor], Tensor]
+Score = Callable[[Tensor, Tensor], Tensor]
+Term = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def path_points(n: int, like: Tensor) -> Tensor:
@@ -34,28 +34,33 @@ def gradient(score: Score, v: Tensor, classes: Tensor) -> Tensor:
     """∂f_y/∂v for every row at once: v [N, ...] and classes [N] -> [N, ...]."""
     with torch.enable_grad():
         v = v.detach().requires_grad_()
-        chosen = score(v).gather(1, classes[:, None]).sum()   # rows do not interact
-        return torch.autograd.grad(chosen, v)[0]
+        return torch.autograd.grad(score(v, classes).sum(), v)[0]       # rows do not interact
 
 
-# What is summed along a path, from v = r + a (u - r), g = ∂f_y/∂v and the span u - r.
+# What is summed along a path: a term is given the points v = r + a d, [p, s, C, H, W] for s values of a, the
+# gradients g = ∂f_y/∂v there, and r and the span d = u − r, [p, C, H, W]; it returns its sum over s.
 
-def iia_term(v: Tensor, g: Tensor, span: Tensor) -> Tensor:
-    """(u − r) ∘ q with the paper's integrand q = v ∘ ∂f_y/∂v (METHOD.md, section 3)."""
-    return v * g * span
+def iia_term(v: Tensor, g: Tensor, a: Tensor, r: Tensor, d: Tensor) -> Tensor:
+    """Σ (u − r) ∘ q with the paper's integrand q = v ∘ ∂f_y/∂v (METHOD.md, section 3).
+
+    Written as d ∘ (r ∘ Σ g + d ∘ Σ a g): both sums are one product of matrices, which reads g once.
+    """
+    weights = torch.stack([torch.ones_like(a), a])                              # [2, s]
+    sum_g, sum_ag = (weights @ g.flatten(2)).unflatten(2, d.shape[1:]).unbind(1)
+    return d * (r * sum_g + d * sum_ag)
 
 
-def ig_term(v: Tensor, g: Tensor, span: Tensor) -> Tensor:
-    """(u − r) ∘ ∂f_y/∂v: plain Integrated Gradients, the special case q = ∂f_y/∂v."""
-    return g * span
+def ig_term(v: Tensor, g: Tensor, a: Tensor, r: Tensor, d: Tensor) -> Tensor:
+    """Σ (u − r) ∘ ∂f_y/∂v: plain Integrated Gradients, the special case q = ∂f_y/∂v."""
+    return d * g.sum(1)
 
 
 def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, n: int, chunk: int,
                   term: Term = iia_term) -> Tensor:
-    """(1/n) Σ_j term(v_j, ∂f_y/∂v_j, u − r) over the path v_j = r + (j/n)(u − r), j = 0..n.
+    """(1/n) Σ_j term at v_j = r + (j/n)(u − r), j = 0..n.
 
     Args:
-        score: from a layer's representations to logits.
+        score: from a layer's representations and classes to f_y.
         u: the paths' ends, [P, C, H, W].
         r: their baselines, broadcast against u.
         classes: the class y of each path, [P], int64.
@@ -65,14 +70,15 @@ def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, n: int, c
     Returns:
         The integral summed over channels, [P, H, W].
     """
-    span = u - r
-    a = path_points(n, u).view(1, -1, 1, 1, 1)
+    u = u.contiguous()                        # one order of memory for u, v and g
+    r = r.expand_as(u).contiguous()
+    d = u - r
+    a = path_points(n, u)
     total = u.new_zeros(len(u), *u.shape[-2:])
     for steps in chunks(n + 1, chunk):
         size = steps.stop - steps.start
         for rows in chunks(len(u), max(1, chunk // size)):
-            d = span[rows, None]                                        # [p, 1, C, H, W]
-            v = r.expand_as(u)[rows, None] + a[:, steps] * d            # [p, s, C, H, W]
+            v = torch.addcmul(r[rows, None], a[steps].view(1, -1, 1, 1, 1), d[rows, None])       # [p, s, C, H, W]
             g = gradient(score, v.flatten(0, 1), classes[rows].repeat_interleave(size))
-            total[rows] += term(v, g.view_as(v), d).sum((1, 2))
+            total[rows] += term(v, g.contiguous().view_as(v), a[steps], r[rows], d[rows]).sum(1)
     return total / n

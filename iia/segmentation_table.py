@@ -15,7 +15,7 @@ from .evaluation.runner import Batch, Measure, Row, evaluate, fingerprint, print
 from .explaining import explain, predict
 from .generator import check
 from .maps import is_degenerate
-from .models import load_cnn_or_fallback, load_vit
+from .models import chosen_cnn, chosen_vit
 from .runs import pick_device, rank
 
 DATASETS = {kind.name: kind for kind in (ImageNetSegmentation, Coco, Voc)}
@@ -24,18 +24,12 @@ PERCENT = 100
 
 def cnn_table(chosen: settings.Settings, dataset: str) -> int:
     """The table of a CNN on the data set of that name; returns the exit code."""
-    named = "model_name" in chosen.given           # a network named by flag is never replaced
-    model = load_cnn_or_fallback(chosen.model_name, None if named else chosen.fallback_model_name,
-                                 weights_path=chosen.weights_path, precision=chosen.precision,
-                                 allow_random_weights=chosen.allow_random_weights)
-    return table(model, dataset, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
+    return table(chosen_cnn(chosen), dataset, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
 
 
 def vit_table(chosen: settings.Settings) -> int:
     """The table of a ViT on `chosen.chosen_dataset`; returns the exit code."""
-    model = load_vit(chosen.model_name, weights_path=chosen.weights_path, precision=chosen.precision,
-                     allow_random_weights=chosen.allow_random_weights)
-    return table(model, chosen.chosen_dataset, chosen, "last", chosen.ITERATION_STEPS)
+    return table(chosen_vit(chosen), chosen.chosen_dataset, chosen, "last", chosen.ITERATION_STEPS)
 
 
 def table(model, dataset: str, chosen: settings.Settings, layer: int | str, steps: int) -> int:

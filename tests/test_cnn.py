@@ -75,14 +75,14 @@ def test_release_leaves_norm5_out_of_densenets_tail():
 @pytest.mark.parametrize("operation", IIA_OPERATIONS)
 def test_batches_and_chunks_do_not_change_a_map(operation, definition):
     net = random_weights(tv.resnet18())
-    x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    y = [1, 2, 2]
-    how = dict(definition=definition, steps=4)
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    y = [1, 2]
+    how = dict(definition=definition, steps=3)
     model = iia.wrap(net)
     together = iia.explain(model, x, y, operation, batch_size=64, **how)
-    alone = torch.cat([iia.explain(model, x[b:b + 1], y[b], operation, batch_size=3, **how) for b in range(3)])
-    assert together.amax((1, 2)).tolist() == [1, 1, 1]
-    torch.testing.assert_close(together, alone, rtol=0, atol=2e-6 if operation == "iia-triple" else 1e-6)
+    alone = torch.cat([iia.explain(model, x[b:b + 1], y[b], operation, batch_size=3, **how) for b in range(2)])
+    assert together.amax((1, 2)).tolist() == [1, 1]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
 
 
 def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes, monkeypatch):

@@ -6,6 +6,11 @@ import torch
 from iia.integration import chunks, gradient, ig_term, path_integral, path_points, spatial_minimum
 
 
+def of_class(logits):
+    """A score (v, y) -> f_y from a function v -> logits."""
+    return lambda v, y: logits(v).gather(1, y[:, None])[:, 0]
+
+
 def test_path_points_run_from_0_to_1():
     assert path_points(4, torch.zeros(1, dtype=torch.float64)).tolist() == [0, 0.25, 0.5, 0.75, 1]
 
@@ -21,15 +26,15 @@ def test_gradient_is_each_rows_own():
     score = lambda v: (v.flatten(1) ** 2).sum(1, keepdim=True) * torch.arange(1, 4, dtype=v.dtype)
     v = torch.randn(4, 2, 3, 3, dtype=torch.float64)
     y = torch.tensor([0, 2, 1, 0])
-    torch.testing.assert_close(gradient(score, v, y), 2 * (y + 1).view(-1, 1, 1, 1) * v)
+    torch.testing.assert_close(gradient(of_class(score), v, y), 2 * (y + 1).view(-1, 1, 1, 1) * v)
 
 
 def test_iia_of_a_linear_score_has_a_closed_form():
-    """f = Σ w u: q = v ∘ w, and (1/n) Σ_j v_j = (n + 1)/n · (r + u)/2, so m = (n + 1)/2n · (u² − r²)-like."""
+    """f = Σ w u: q = v ∘ w and (1/n) Σ_j v_j = (n + 1)/n · (r + u)/2, so m = (n + 1)/2n · (u − r)(u + r) w."""
     torch.manual_seed(0)
     w, u, n = torch.randn(2, 3, 3, dtype=torch.float64), torch.rand(1, 2, 3, 3, dtype=torch.float64), 5
     r = spatial_minimum(u)
-    found = path_integral(lambda v: (v * w).flatten(1).sum(1, keepdim=True), u, r, torch.tensor([0]), n, 4)
+    found = path_integral(lambda v, y: (v * w).flatten(1).sum(1), u, r, torch.tensor([0]), n, 4)
     expected = ((u - r) * w * (r + u)).sum(1) * (n + 1) / (2 * n)
     torch.testing.assert_close(found, expected)
 
@@ -40,7 +45,7 @@ def test_ig_is_the_special_case_and_complete():
     mix = torch.randn(12, 5, dtype=torch.float64)
     score = lambda v: torch.tanh(v.flatten(1) @ mix).cumsum(1)
     x, y = torch.randn(2, 3, 2, 2, dtype=torch.float64), torch.tensor([4, 1])
-    ig = path_integral(score, x, torch.zeros_like(x), y, 2000, 256, ig_term)
+    ig = path_integral(of_class(score), x, torch.zeros_like(x), y, 2000, 256, ig_term)
     wanted = (score(x) - score(torch.zeros_like(x))).gather(1, y[:, None])[:, 0]
     torch.testing.assert_close(ig.sum((1, 2)), wanted, atol=2e-3, rtol=0)
 
@@ -50,5 +55,5 @@ def test_the_chunk_does_not_change_the_integral(chunk, vgg):
     u = torch.randn(3, 4, 6, 6, dtype=torch.float64)
     score = torch.nn.Sequential(torch.nn.Conv2d(4, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(32, 7)).double()
     y = torch.tensor([0, 3, 6])
-    one = path_integral(score, u, spatial_minimum(u), y, 10, 33)
-    torch.testing.assert_close(path_integral(score, u, spatial_minimum(u), y, 10, chunk), one, rtol=1e-12, atol=1e-12)
+    one = path_integral(of_class(score), u, spatial_minimum(u), y, 10, 33)
+    torch.testing.assert_close(path_integral(of_class(score), u, spatial_minimum(u), y, 10, chunk), one, rtol=1e-12, atol=1e-12)

@@ -47,7 +47,7 @@ def train(network: nn.Module, rate: float, steps: int) -> nn.Module:
     g = torch.Generator().manual_seed(2)
     network.train()
     for _ in range(steps):
-        batch = torch.randint(len(x), (48,), generator=g)
+        batch = torch.randint(len(x), (32,), generator=g)
         F.cross_entropy(network(x[batch]), y[batch]).backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -57,19 +57,19 @@ def train(network: nn.Module, rate: float, steps: int) -> nn.Module:
 
 def small_vit() -> nn.Module:
     torch.manual_seed(0)
-    net = timm.models.VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=64, depth=4, num_heads=4, num_classes=4)
-    return train(net, 2e-3, 250)
+    net = timm.models.VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=48, depth=3, num_heads=3, num_classes=4)
+    return train(net, 2e-3, 300)
 
 
 def small_cnn() -> nn.Module:
     torch.manual_seed(0)
     layers, channels = [], 3
-    for width in (16, 32, 48):
+    for width in (12, 24, 48):
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         channels = width
     net = tv.VGG(nn.Sequential(*layers), num_classes=4)
     net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(48, 4)
-    return train(net, 5e-3, 150)
+    return train(net, 5e-3, 120)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_cnn_panels_maps_and_masks(folder):
     assert 50 < row < 190 and 40 < column < 180                      # the cat's face
     mask = np.asarray(Image.open(folder / "heatmaps/chelsea_iia_efficientnet_lite0_mask.png"))
     assert mask[row, column].sum() > 0 and mask[heat < 0.001].max(initial=0) <= 1
-    saved = json.loads((folder / "qualitive_results/settings.json").read_text())
+    saved = json.loads((folder / "qualitive_results/efficientnet_lite0_settings.json").read_text())
     assert saved["settings"]["INTERPOLATION_STEPS"] == 4 and saved["versions"]["torch"]
 
 

@@ -54,7 +54,7 @@ def gradients(model: CNN, like: Tensor, target: Tensor) -> Callable[..., dict]:
 
     def call(pictures: np.ndarray, call_model_args=None, expected_keys=None) -> dict:
         rows = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(like.dtype).to(like.device)
-        found = gradient(lambda v: model(v).softmax(1), rows, target.expand(len(rows)))
+        found = gradient(lambda v, y: model(v).softmax(1).gather(1, y[:, None])[:, 0], rows, target.expand(len(rows)))
         return {INPUT_OUTPUT_GRADIENTS: finite(found.permute(0, 2, 3, 1).double().cpu().numpy())}
 
     return call

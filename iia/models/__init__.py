@@ -6,7 +6,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ..errors import UserError, check_choice, unknown
+from ..errors import check_choice, unknown
+from ..settings import Settings
 from . import vit
 from .cnn import ALIASES, CNN, NETWORKS
 from .lite0 import packaged_state_dict
@@ -103,6 +104,21 @@ def load_cnn_or_fallback(name: str, fallback: str | None, **how) -> CNN:
         print(f"warning: explaining {fallback} instead of {name}, whose weights are {why.reason}.\n"
               f"         {why.remedy}", file=sys.stderr)
         return load_cnn(fallback, precision=how.get("precision", "fp32"))
+
+
+def chosen_cnn(chosen: Settings) -> CNN:
+    """The CNN that a script's settings ask for. One that was named by flag is never replaced."""
+    fallback = None if "model_name" in chosen.given else chosen.fallback_model_name
+    return load_cnn_or_fallback(chosen.model_name, fallback, **_how(chosen))
+
+
+def chosen_vit(chosen: Settings) -> ViT:
+    """The ViT that a script's settings ask for."""
+    return load_vit(chosen.model_name, **_how(chosen))
+
+
+def _how(chosen: Settings) -> dict:
+    return {name: getattr(chosen, name) for name in ("weights_path", "allow_random_weights", "precision")}
 
 
 def wrap(network: nn.Module, **how) -> CNN | ViT:

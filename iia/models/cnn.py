@@ -15,7 +15,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .frozen import frozen_copy
+from .frozen import frozen_copy, half_copy
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -34,6 +34,10 @@ class Split:
     released_tail_skips: tuple[str, ...] = ()
 
 
+def parts(classifier: nn.Module) -> list[nn.Module]:
+    return list(classifier) if isinstance(classifier, nn.Sequential) else [classifier]
+
+
 def split_resnet(net: tv.ResNet) -> Split:
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
     return Split({name: getattr(net, name) for name in names},
@@ -47,13 +51,13 @@ def split_densenet(net: tv.DenseNet) -> Split:
 
 def split_convnext(net: tv.ConvNeXt) -> Split:
     return Split(dict(net.features.named_children()),
-                 nn.Sequential(net.avgpool, net.classifier),
-                 released_head=nn.Sequential(nn.ReLU(), net.avgpool, net.classifier))
+                 nn.Sequential(net.avgpool, *parts(net.classifier)),
+                 released_head=nn.Sequential(nn.ReLU(), net.avgpool, *parts(net.classifier)))
 
 
 def split_vgg(net: tv.VGG) -> Split:
     return Split(dict(net.features.named_children()),
-                 nn.Sequential(net.avgpool, nn.Flatten(1), net.classifier))
+                 nn.Sequential(net.avgpool, nn.Flatten(1), *parts(net.classifier)))
 
 
 def split_efficientnet(net: EfficientNet) -> Split:
@@ -130,6 +134,8 @@ class CNN(nn.Module):
         for stage in self._split.stages.values():      # a stage must not overwrite the layer it reads
             if hasattr(stage, "inplace"):
                 stage.inplace = False
+        self._half_stages = nn.ModuleList(half_copy(stage) for stage in self._split.stages.values()) \
+            if precision == "bf16" else None
         self._at_zero: dict[tuple, Tensor] = {}
 
     @property
@@ -154,12 +160,13 @@ class CNN(nn.Module):
 
     def stages(self, start: int, stop: int, x: Tensor) -> Tensor:
         """Run stages start + 1 .. stop without a gradient: layer `start` -> layer `stop`."""
-        half = self.precision == "bf16" and stop > start
-        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            x = x.contiguous(memory_format=torch.channels_last)
-            for stage in list(self._split.stages.values())[start:stop]:
-                x = stage(x)
-        return x.float() if half else x
+        half = self._half_stages is not None and x.dtype != torch.float64 and stop > start
+        stages = list(self._half_stages if half else self._split.stages.values())[start:stop]
+        with torch.no_grad():
+            u = x.to(torch.bfloat16 if half else x.dtype).contiguous(memory_format=torch.channels_last)
+            for stage in stages:
+                u = stage(u)
+        return u.to(x.dtype)
 
     def features(self, x: Tensor, cut: int) -> Tensor:
         """Pictures [N, 3, H, W] -> their representation at layer `cut`, [N, C, h, w]."""
@@ -180,7 +187,19 @@ class CNN(nn.Module):
         split, released = self._split, definition == "release"
         skipped = split.released_tail_skips if released else ()
         rest = [stage for name, stage in list(split.stages.items())[cut:] if name not in skipped]
-        return nn.Sequential(*rest, (released and split.released_head) or split.head)
+        return nn.Sequential(*rest, *((released and split.released_head) or split.head))
+
+    def score(self, cut: int, definition: str = "paper") -> Callable[[Tensor, Tensor], Tensor]:
+        """f behind layer `cut`: (representations [N, C, h, w], classes [N]) -> f_y [N].
+
+        Of a last linear layer only the classes' own rows are computed.
+        """
+        tail = self.tail(cut, definition)
+        body, last = tail[:-1], tail[-1]
+        if not isinstance(last, nn.Linear):
+            return lambda u, y: tail(u).gather(1, y[:, None])[:, 0]
+        bias = last.weight.new_zeros(last.out_features) if last.bias is None else last.bias
+        return lambda u, y: (body(u) * last.weight[y]).sum(1) + bias[y]
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [N, 3, H, W] -> logits [N, classes], by the network itself."""

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_networks import network
+from .small_networks import network
 
 import iia
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from small_networks import FAMILIES, network
+from .small_networks import FAMILIES, network
 
 import iia
 from iia.cnn import How

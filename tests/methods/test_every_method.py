@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import network
+from .small_networks import network
 
 import iia
 from iia.methods import CNN_OPERATIONS, Adapter

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import pytorch_grad_cam
 import torch
-from small_networks import network
+from .small_networks import network
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 

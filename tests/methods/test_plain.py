@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_networks import network
+from .small_networks import network
 from timm.layers import BatchNormAct2d
 from torch import nn
 
