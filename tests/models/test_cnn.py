@@ -12,7 +12,8 @@ from ..conftest import random_weights
 
 
 def built(name: str) -> nn.Module:
-    return random_weights(NETWORKS[name].build())
+    torch.manual_seed(0)
+    return NETWORKS[name].build().eval()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -77,7 +78,7 @@ def test_a_network_of_no_known_family():
 
 
 def test_bf16_is_close_to_fp32():
-    net = built("resnet18")
+    net = random_weights(NETWORKS["resnet18"].build())
     x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     maps = [iia.explain(CNN(net, precision=p), x, [1, 2], steps=4).flatten() for p in ("fp32", "bf16")]
     assert torch.corrcoef(torch.stack(maps))[0, 1] > 0.99
