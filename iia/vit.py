@@ -119,17 +119,17 @@ def last_block_path(model: ViT, tokens: Tensor, recorded: list[Tensor], y: Tenso
     block = model.blocks[-1]
     end = model.attention(block, tokens.detach(), model.read) if end is None else end
     values = model.values(block, tokens)
-    total = tokens.new_zeros(len(tokens), len(recorded) + 1, tokens.shape[1], tokens.shape[1], dtype=y_dtype(tokens))
+    total = tokens.new_zeros(len(tokens), len(recorded) + 1, tokens.shape[1], tokens.shape[1], dtype=sum_dtype(tokens))
     for a in path_points(n, end):
         last = (a * end).detach().requires_grad_()
         matrices = [*recorded, last]
         score = class_score(model, tokens, last, y, values)
         for b, (A, G) in enumerate(zip(matrices, torch.autograd.grad(score, matrices, retain_graph=True), strict=True)):
-            total[:, b, :A.shape[2]] += (A.detach() * G).relu().mean(1)
+            total[:, b, :A.shape[2]] += (A.detach() * G).relu_().mean(1)
     return total
 
 
-def y_dtype(tokens: Tensor) -> torch.dtype:
+def sum_dtype(tokens: Tensor) -> torch.dtype:
     """Contributions are summed in float32 at least."""
     return torch.promote_types(tokens.dtype, torch.float32)
 
