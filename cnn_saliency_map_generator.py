@@ -7,7 +7,8 @@ from iia import generator, methods, settings
 from iia.models import chosen_cnn
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16, vgg19, efficientnet_lite0
+model_name = "resnet101"                    # resnet18|34|50|101|152, densenet201, convnext_base, vgg16|19,
+                                            # efficientnet_lite0
 fallback_model_name: str | None = "efficientnet_lite0"    # explained where model_name's weights cannot be had; None = stop
 FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8), or "last"
 operations = ["iia", "iia-triple"]          # iia, iia-triple, gradcam, ...: --help lists them all

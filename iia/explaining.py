@@ -41,7 +41,8 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
     if pictures.ndim != 4 or pictures.shape[1] != 3:
         raise UserError(f"pictures are [B, 3, H, W], not {list(pictures.shape)}.")
     if isinstance(model, ViT) and tuple(pictures.shape[-2:]) != (model.size, model.size):
-        raise UserError(f"{model.name} reads pictures of {model.size} x {model.size} pixels, not {list(pictures.shape[-2:])}.")
+        raise UserError(f"{model.name} reads pictures of {model.size} x {model.size} pixels, "
+                        f"not {list(pictures.shape[-2:])}.")
     classes = torch.as_tensor(classes, device=pictures.device, dtype=torch.int64).expand(len(pictures))
     method = operations(model)[check_choice("operation", operation, operations(model))].under(definition)
     steps = model.default_steps if steps is None else steps

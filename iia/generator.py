@@ -79,7 +79,8 @@ def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> Non
             raise UserError(f"{name} is {value}; it is at least 1.")
 
 
-def picture_batches(pics: list[Pic], size: int, side: int, skips: Skips, progress: tqdm) -> Iterator[tuple[list[Pic], torch.Tensor]]:
+def picture_batches(pics: list[Pic], size: int, side: int, skips: Skips,
+                    progress: tqdm) -> Iterator[tuple[list[Pic], torch.Tensor]]:
     """The pictures that can be read, `size` at a time: (pics, raw pictures [B, 3, side, side] in [0, 1])."""
     batch, pictures = [], []
     for pic in pics:

@@ -13,7 +13,6 @@ import argparse
 import ast
 import difflib
 import io
-import json
 import sys
 import tokenize
 import types
