@@ -1,11 +1,11 @@
 """How much faster is a segmentation table than the straightforward way? Both in one run, end to end.
 
-    python benchmarks/segmentation.py [--pictures=6] [--rounds=3] [--steps=10] [--network=resnet101] [--threads=2]
+    python benchmarks/segmentation.py [--pictures=4] [--rounds=1] [--steps=10] [--network=resnet101] [--threads=2]
 
-Both explain the same pictures by IIA2 (n steps) with the same random weights, and score the maps. The
-straightforward way goes as published code does: it builds the network and loads its weights for every
+Both explain the same pictures by IIA2 and IIA3 (n steps), as the scripts do, with the same random weights,
+and score the maps. The straightforward way goes as published code does: it builds the network and loads its weights for every
 picture, goes picture by picture and step by step, and asks scikit-learn for every figure. Prints the ratio of
-the times (median of the rounds), the figures of both, and where this project's time goes.
+the times (median of the rounds), the figures of IIA2 both ways, and where this project's time goes.
 """
 
 import argparse
@@ -30,13 +30,16 @@ from iia.evaluation import runner, segmentation                                 
 from iia.models.cnn import CNN, IMAGENET_MEAN, IMAGENET_STD                           # noqa: E402
 from iia.settings import Settings                                                     # noqa: E402
 from tests import oracles_segmentation                                                # noqa: E402
+from tests.oracles import cnn_map                                                     # noqa: E402
 from tests.segmentation_trees import coco_tree                                        # noqa: E402
+
+OPERATIONS = ("iia", "iia-triple")          # as the scripts have them
 
 
 def ours(network: str, weights: Path, root: Path, results: Path, steps: int) -> dict[str, float]:
-    """The table as the script makes it; its figures."""
+    """The table as the script makes it; IIA2's figures."""
     model = CNN(build(network, weights), network)
-    chosen = Settings(operations=["iia"], definition="paper", precision="fp32", batch_size=32, dataset_root=str(root),
+    chosen = Settings(operations=list(OPERATIONS), definition="paper", precision="fp32", batch_size=32, dataset_root=str(root),
                       results_dir=str(results), save_overlays=0, num_workers=2, max_images=None, device="cpu")
     segmentation_table.table(model, "coco", chosen, "last", steps)
     summary = next(results.glob("*/summary.json"))
@@ -45,26 +48,20 @@ def ours(network: str, weights: Path, root: Path, results: Path, steps: int) -> 
 
 def straightforward(network: str, weights: Path, root: Path, steps: int) -> dict[str, float]:
     """The same figures, picture by picture and step by step."""
-    maps, masks, per_picture = [], [], []
+    seen = {operation: ([], [], []) for operation in OPERATIONS}
     for x, mask, _ in Coco(root, IMAGENET_MEAN, IMAGENET_STD):
         net = build(network, weights)
-        features = torch.nn.Sequential(*list(net.children())[:-2])
+        stages = [child for name, child in net.named_children() if name not in ("avgpool", "fc")]
+        head = torch.nn.Sequential(net.avgpool, torch.nn.Flatten(), net.fc)
         with torch.no_grad():
             y = net(x[None]).argmax(1).item()
-        total = 0
-        for i in range(steps + 1):
-            with torch.no_grad():
-                u = features(x[None] * i / steps)
-            r = u.amin((2, 3), keepdim=True)
-            for j in range(steps + 1):
-                v = (r + j / steps * (u - r)).requires_grad_()
-                g = torch.autograd.grad(net.fc(net.avgpool(v).flatten(1))[0, y], v)[0]
-                total = total + ((u - r) * v.detach() * g).sum(1)
-        m = F.interpolate(total[None], size=x.shape[1:], mode="bicubic", align_corners=False)[0, 0]
-        m = (m - m.min()) / (m.max() - m.min())
-        maps.append(m.numpy())
-        masks.append(mask.numpy().astype(np.uint8))
-        per_picture.append(oracles_segmentation.figures(maps[-1][None], masks[-1][None]))
+        for operation, (maps, masks, per_picture) in seen.items():
+            m = cnn_map(operation, "paper", stages, head, x[None], y, len(stages), steps).detach()
+            m = F.interpolate(m[None, None], size=x.shape[1:], mode="bicubic", align_corners=False)[0, 0]
+            maps.append(((m - m.min()) / (m.max() - m.min())).numpy())
+            masks.append(mask.numpy().astype(np.uint8))
+            per_picture.append(oracles_segmentation.figures(maps[-1][None], masks[-1][None]))
+    maps, masks, per_picture = seen["iia"]
     called, masks = np.stack([m > m.mean(dtype=np.float64) for m in maps]), np.stack(masks)
     ratios = [((called == label) & (masks == label)).sum() / ((called == label) | (masks == label)).sum()
               for label in (0, 1)]
@@ -99,8 +96,8 @@ class Clock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--network", default="resnet101", help="a torchvision ResNet")
     parser.add_argument("--threads", type=int, default=2)
@@ -127,7 +124,7 @@ def main() -> None:
 
 
 def report(chosen: argparse.Namespace, seconds: Counter, ratios: list[float], fast: dict, slow: dict) -> None:
-    print(f"\n{chosen.network}, IIA2, n = {chosen.steps}, {chosen.pictures} pictures, {chosen.threads} threads, "
+    print(f"\n{chosen.network}, IIA2 and IIA3, n = {chosen.steps}, {chosen.pictures} pictures, {chosen.threads} threads, "
           f"{chosen.rounds} rounds")
     print(f"straightforward / this project: {statistics.median(ratios):.2f}  (rounds: "
           + ", ".join(f"{ratio:.2f}" for ratio in ratios) + ")")
