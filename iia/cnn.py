@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .integration import chunks, gradient, path_integral, path_points, spatial_minimum
+from .integration import chunks, gradient, input_points, path_integral, path_points, spatial_minimum
 from .models.cnn import CNN
 
 
@@ -33,13 +33,9 @@ def input_path(model: CNN, x: Tensor, cut: int, how: How) -> Iterator[tuple[Tens
     Yields (u [P, C, h, w], owners [P]). The first is the picture 0, the same for all: one row u
     with all B owners.
     """
-    count, n = len(x), how.steps
-    a = path_points(n, x)
-    yield model.at_zero(cut, x), torch.arange(count, device=x.device)
-    for rows in chunks(count * n, how.batch_size):
-        row = torch.arange(rows.start, rows.stop, device=x.device)
-        step, owner = row // count + 1, row % count
-        yield model.features(a[step].view(-1, 1, 1, 1) * x[owner], cut), owner
+    yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)
+    for points, owner in input_points(x, how.steps, how.batch_size):
+        yield model.features(points, cut), owner
 
 
 def iia2(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from torchvision.models._meta import _IMAGENET_CATEGORIES
+from torchvision.models import ResNet18_Weights
 
 from .runs import whole_file
 
@@ -21,7 +21,7 @@ OVERLAY = 0.5       # the share of the colours in an overlay
 
 def class_name(number: int) -> str:
     """ImageNet's name of a class, the first synonym (torchvision's list)."""
-    return _IMAGENET_CATEGORIES[number]
+    return ResNet18_Weights.IMAGENET1K_V1.meta["categories"][number]
 
 
 def safe(name: str) -> str:

@@ -25,6 +25,18 @@ def chunks(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
+def input_points(x: Tensor, n: int, chunk: int, first: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pictures x_i = (i/n) x, i = first..n, of every picture x [B, ...], at most `chunk` at a time.
+
+    Yields (x_i [P, ...], the pictures they belong to [P]).
+    """
+    a, count = path_points(n, x), len(x)
+    for rows in chunks(count * (n + 1 - first), chunk):
+        row = torch.arange(rows.start, rows.stop, device=x.device)
+        step, owner = row // count + first, row % count
+        yield a[step].view(-1, 1, 1, 1) * x[owner], owner
+
+
 def spatial_minimum(u: Tensor) -> Tensor:
     """The paper's baseline r: each channel's minimum over space, [N, C, H, W] -> [N, C, 1, 1]."""
     return u.amin((-2, -1), keepdim=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .cnn import How
-from .integration import chunks, path_points
+from .integration import chunks, input_points, path_points
 from .models.vit import ViT
 
 ZERO_CLASSES = 64      # for how many classes the picture 0's contributions are kept
@@ -60,13 +60,9 @@ def ablation_attention(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
 
 def path_contributions(model: ViT, x: Tensor, y: Tensor, how: How, levels: int) -> Tensor:
     """C averaged over heads and over all points of the `levels` paths: [B, blocks, N, N]."""
-    n, count = how.steps, len(x)
-    a = path_points(n, x)
+    n = how.steps
     total = zero_contributions(model, x, y, n, levels, how)
-    for rows in chunks(count * n, how.batch_size):
-        row = torch.arange(rows.start, rows.stop, device=x.device)
-        step, owner = row // count + 1, row % count
-        points = a[step].view(-1, 1, 1, 1) * x[owner]
+    for points, owner in input_points(x, n, how.batch_size):
         total.index_add_(0, owner, attention_paths(model, points, y[owner], n, levels))
     return total / (n + 1) ** levels
 
@@ -153,11 +149,8 @@ def plain_run(model: ViT, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tens
 def gradients_along_input(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     """max(0, G) averaged over heads and over the input's path: [B, blocks, N, N]."""
     n, count, total = how.steps, len(x), 0
-    a = path_points(n, x)
-    for rows in chunks(count * (n + 1), how.batch_size):
-        row = torch.arange(rows.start, rows.stop, device=x.device)
-        step, owner = row // count, row % count
-        _, G = plain_run(model, a[step].view(-1, 1, 1, 1) * x[owner], y[owner])
+    for points, owner in input_points(x, n, how.batch_size, first=0):
+        _, G = plain_run(model, points, y[owner])
         c = torch.stack([g.relu().mean(1) for g in G], 1)
         total = (c.new_zeros(count, *c.shape[1:]) if isinstance(total, int) else total).index_add_(0, owner, c)
     return total / (n + 1)

@@ -7,6 +7,7 @@ from torch import nn
 
 import iia
 from iia.cnn import How
+from iia.integration import gradient, spatial_minimum
 from iia.maps import minmax
 from iia.methods import CNN_OPERATIONS
 
@@ -96,11 +97,18 @@ def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes,
 
 
 def test_one_step_limits_agree(vgg, pictures, classes):
-    """With the layer's path cut to its end, IIA2's sum over j keeps only v = u: the input ablation."""
+    """With n = 1 the layer's path has two points: its end, which is the input ablation, and its baseline."""
     model = iia.wrap(vgg)
     how = How(layer=6, steps=1)
     both = CNN_OPERATIONS["iia"].explain(model, pictures, classes, how)
     assert both.shape == (3, 3, 3)
+    rest = 0
+    for picture in (torch.zeros_like(pictures), pictures):
+        u = model.features(picture, 6)
+        r = spatial_minimum(u).expand_as(u)
+        rest = rest + ((u - r) * r * gradient(model.score(6), r, classes)).sum(1)
+    end = CNN_OPERATIONS["iia-ablation-im"].explain(model, pictures, classes, how)
+    torch.testing.assert_close(both, end + rest)
     assert not torch.allclose(minmax(both), minmax(CNN_OPERATIONS["iia-ablation-im"].explain(model, pictures, classes, how)))
 
 

@@ -51,7 +51,7 @@ def test_ig_is_the_special_case_and_complete():
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 11, 33, 1000])
-def test_the_chunk_does_not_change_the_integral(chunk, vgg):
+def test_the_chunk_does_not_change_the_integral(chunk):
     u = torch.randn(3, 4, 6, 6, dtype=torch.float64)
     score = torch.nn.Sequential(torch.nn.Conv2d(4, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(32, 7)).double()
     y = torch.tensor([0, 3, 6])
