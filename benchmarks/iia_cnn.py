@@ -3,6 +3,7 @@
 Random weights serve: the time does not depend on them. Every ratio is of medians of one run.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -38,19 +39,20 @@ def main(chosen):
     models = {p: CNN(network, chosen.model_name, precision=p) for p in ("fp32", "bf16")}
     model, cut = models["fp32"], models["fp32"].cut("last")
     path = torch.cat([x * (i / n) for i in range(1, n + 1)]).contiguous(memory_format=torch.channels_last)
-    before = model.features(x[:1], cut - 1)
-    stage_path = before.expand(n + 1 + chosen.pictures * n * (n + 1), -1, -1, -1)
+    stages = copy.deepcopy(model.tail(0)).to(memory_format=torch.channels_last)      # the network as it is
+    stage_path = model.features(x[:1], cut - 1).expand(n + 1 + chosen.pictures * n * (n + 1), -1, -1, -1)
 
-    def plain():                     # the network as it is, on the n pictures of each path
-        with torch.no_grad():
-            for rows in chunks(len(path), b):
-                model(path[rows])
+    @torch.no_grad()
+    def plain():                                # of the n pictures of each path
+        for rows in chunks(len(path), b):
+            stages(path[rows])
 
+    @torch.no_grad()
     def floor3():                               # to the stage before, then the stage for every point of its path
         for rows in chunks(len(path), b):
-            model.features(path[rows], cut - 1)
+            stages[:cut - 1](path[rows])
         for rows in chunks(len(stage_path), b):
-            model.stages(cut - 1, cut, stage_path[rows])
+            stages[cut - 1](stage_path[rows].contiguous(memory_format=torch.channels_last))
 
     def features(precision):
         return lambda: [models[precision].features(path[rows], cut) for rows in chunks(len(path), b)]

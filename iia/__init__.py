@@ -8,7 +8,7 @@
 
 from .datasets.pictures import load_pictures
 from .errors import UserError
-from .explaining import explain, operations, predict
+from .explaining import explain, operations, predict, sharing
 from .models import load_model, wrap
 
-__all__ = ["UserError", "explain", "load_model", "load_pictures", "operations", "predict", "wrap"]
+__all__ = ["UserError", "explain", "load_model", "load_pictures", "operations", "predict", "sharing", "wrap"]

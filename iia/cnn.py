@@ -34,8 +34,10 @@ def input_path(model: CNN, x: Tensor, cut: int, how: How) -> Iterator[tuple[Tens
     with all B owners.
     """
     yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)
-    for points, owner in input_points(x, how.steps, how.batch_size):
-        yield model.features(points, cut), owner
+    before = how.layer - 1                         # the deepest layer that IIA2 and IIA3 have in common
+    for place, (points, owner) in enumerate(input_points(x, how.steps, how.batch_size)):
+        u = model.shared.get(x, (before, how.steps, how.batch_size, place), lambda: model.features(points, before))
+        yield model.stages(before, cut, u), owner
 
 
 def iia2(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:

@@ -23,11 +23,10 @@ from .errors import UserError, check_choice
 from .evaluation.bootstrap import CONFIDENCE, intervals
 from .evaluation.explanation_tests import FIGURES, axes, look, score
 from .evaluation.runner import Batch, Measure, Row, digest, evaluate, fingerprint
-from .explaining import explain, operations, predict
+from .explaining import explain, operations, predict, sharing
 from .maps import finish, is_degenerate, minmax
 from .methods import DEFINITIONS
 from .models import chosen_cnn, chosen_vit
-from .models.folded import folded
 from .runs import pick_device, rank, whole_file, with_halving
 
 EXPLAINED = ("target", "predicted")
@@ -130,7 +129,6 @@ class Judge:
 
     def __init__(self, model, chosen: settings.Settings, layer: int | str, steps: int) -> None:
         self.model, self.chosen, self.layer, self.steps = model, chosen, layer, steps
-        self.asked = folded(model)
         self.operations, self.figures = (list(dict.fromkeys(names)) for names in (chosen.operations, chosen.figures))
         self.axes = axes(self.figures, model.size)
 
@@ -144,15 +142,16 @@ class Judge:
 
     def score(self, batch: Batch) -> list[Row]:
         """The rows of a batch: each picture's and operation's figures and curve points."""
-        asked, rows_at_once = self.asked, self.chosen.batch_size
-        pictures, targets = (values.to(self.model.device) for values in batch.fields)
-        explained = targets if self.chosen.explained_class == "target" else predict(asked, pictures)
+        model, rows_at_once = self.model, self.chosen.batch_size
+        pictures, targets = (values.to(model.device) for values in batch.fields)
+        explained = targets if self.chosen.explained_class == "target" else predict(model, pictures)
         seeds = [zlib.crc32(name.encode()) for name in batch.ids]
-        untouched = with_halving(lambda size: look(asked, pictures, targets, self.figures, seeds, size), rows_at_once)
+        untouched = with_halving(lambda size: look(model, pictures, targets, self.figures, seeds, size), rows_at_once)
+        with sharing(model, pictures):
+            found = {name: self.maps(name, pictures, explained, batch.ids, seeds) for name in self.operations}
         rows = []
-        for operation in self.operations:
-            maps, skipped = self.maps(operation, pictures, explained, batch.ids, seeds)
-            figures, curves = with_halving(lambda size: score(asked, pictures, targets, maps, self.figures, untouched,
+        for operation, (maps, skipped) in found.items():
+            figures, curves = with_halving(lambda size: score(model, pictures, targets, maps, self.figures, untouched,
                                                               batch_size=size), rows_at_once)
             numbers = {"target": targets, "explained": explained, "top1": untouched.answers[:, 0],
                        "softmax": untouched.answers[:, 1], "degenerate": is_degenerate(maps), **figures}

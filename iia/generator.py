@@ -14,7 +14,7 @@ from .datasets.pics import Pic, read_pics
 from .datasets.photographs import put_in_place
 from .datasets.pictures import PictureError, normalise, open_picture, squash
 from .errors import UserError, check_choice
-from .explaining import explain, operations, predict
+from .explaining import explain, operations, predict, sharing
 from .maps import is_degenerate
 from .methods import DEFINITIONS
 from .runs import Skips, pick_device, versions, whole_file
@@ -42,14 +42,9 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
         for batch, raw in picture_batches(pics, together, model.size, skips, progress):
             x = normalise(raw, model.mean, model.std).to(model.device)
             classes = predict(model, x) if chosen.BY_MAX_CLASS else torch.tensor([pic.target for pic in batch]).to(x.device)
-            maps, seconds = {}, {}
-            for operation in chosen.operations:
-                progress.set_postfix_str(operation)
-                start = time.perf_counter()
-                maps[operation] = explain(model, x, classes, operation, layer=layer, steps=steps,
-                                          definition=chosen.definition, batch_size=chosen.batch_size).cpu()
-                seconds[operation] = (time.perf_counter() - start) / len(batch)
-                for pic, flat in zip(batch, is_degenerate(maps[operation])):
+            maps, seconds = explain_batch(model, chosen, x, classes, layer, steps, progress)
+            for operation, own in maps.items():
+                for pic, flat in zip(batch, is_degenerate(own)):
                     if flat:
                         degenerate += 1
                         tqdm.write(f"degenerate: the {operation} map of {pic.path.name} is constant or not finite; it is "
@@ -77,6 +72,21 @@ def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> Non
     for name, value in {"batch_size": chosen.batch_size, "steps": steps, "max_images": chosen.max_images}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; it is at least 1.")
+
+
+def explain_batch(model, chosen: settings.Settings, x: torch.Tensor, classes: torch.Tensor, layer: int | str, steps: int,
+                  progress: tqdm) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """By operation: the maps of the pictures x, [B, H, W] on the CPU, and the seconds for a picture, less what an
+    operation before it has computed already."""
+    maps, seconds = {}, {}
+    with sharing(model, x):
+        for operation in chosen.operations:
+            progress.set_postfix_str(operation)
+            start = time.perf_counter()
+            maps[operation] = explain(model, x, classes, operation, layer=layer, steps=steps,
+                                      definition=chosen.definition, batch_size=chosen.batch_size).cpu()
+            seconds[operation] = (time.perf_counter() - start) / len(x)
+    return maps, seconds
 
 
 def picture_batches(pics: list[Pic], size: int, side: int, skips: Skips,

@@ -12,7 +12,7 @@ from .datasets.voc import Voc
 from .errors import UserError, check_choice
 from .evaluation import segmentation
 from .evaluation.runner import Batch, Measure, Row, evaluate, fingerprint, print_table
-from .explaining import explain, predict
+from .explaining import explain, predict, sharing
 from .generator import check
 from .maps import is_degenerate
 from .models import chosen_cnn, chosen_vit
@@ -88,11 +88,13 @@ class Score:
         pictures, masks = batch.fields
         x, masks = pictures.to(self.model.device), masks.to(self.where)
         classes = predict(self.model, x)
-        rows, maps = [], {}
-        for operation in self.operations:
-            maps[operation] = explain(self.model, x, classes, operation, **self.how).to(self.where)
-            numbers = {name: values.tolist() for name, values in segmentation.measure(maps[operation], masks).items()}
-            flat = is_degenerate(maps[operation]).tolist()
+        with sharing(self.model, x):
+            maps = {operation: explain(self.model, x, classes, operation, **self.how).to(self.where)
+                    for operation in self.operations}
+        rows = []
+        for operation, found in maps.items():
+            numbers = {name: values.tolist() for name, values in segmentation.measure(found, masks).items()}
+            flat = is_degenerate(found).tolist()
             rows += [{"index": index, "operation": operation, "degenerate": int(flat[i])}
                      | {name: values[i] for name, values in numbers.items()} for i, index in enumerate(batch.indices)]
         for i, index in enumerate(batch.indices):

@@ -5,7 +5,7 @@
 a family is a function that splits it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import timm
@@ -15,7 +15,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .frozen import frozen_copy, half_copy
+from .frozen import frozen_copy, half_copy, quick_copy
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -102,12 +102,31 @@ NETWORKS: dict[str, Network] = {
 ALIASES = {alias: name for name, row in NETWORKS.items() for alias in row.aliases}
 
 
+class Shared:
+    """What operations on the same pictures need alike, kept up to a number of bytes (see `iia.sharing`)."""
+
+    def __init__(self, pictures: Tensor | None = None, room: int = 2**28) -> None:
+        self.pictures, self.room, self.kept = pictures, room, {}
+
+    def get(self, pictures: Tensor, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
+        """What `compute` returns, from memory where it was computed before for the shared pictures."""
+        if pictures is not self.pictures:
+            return compute()
+        if key in self.kept:
+            return self.kept[key]
+        value = compute()
+        if value.nbytes <= self.room:
+            self.kept[key], self.room = value, self.room - value.nbytes
+        return value
+
+
 class CNN(nn.Module):
     """A frozen CNN that can be cut after any of its stages.
 
     Args:
         network: a torchvision ResNet, DenseNet, ConvNeXt or VGG, or a timm EfficientNet. It is left
-            as it is: what is explained is a copy of its structure that shares its weights.
+            as it is: what is explained is a copy of its structure that shares its weights. The passes
+            of IIA go through a quicker copy with the weights of this moment (`quick_copy`).
         name: what files and figures call it.
         mean, std: the normalisation of its pictures.
         precision: "fp32", or "bf16" to run the stages in bfloat16 (the integrals stay in float32).
@@ -129,14 +148,16 @@ class CNN(nn.Module):
                             + ", ".join(kind.__name__ for kind in SPLITS) + " (see iia/models/cnn.py).")
         self.name, self.label, self.mean, self.std = name, name, mean, std
         self.precision = precision
-        self.network = frozen_copy(network).to(memory_format=torch.channels_last)
+        self.network = frozen_copy(network)
         self._split = splitter(self.network)
         for stage in self._split.stages.values():      # a stage must not overwrite the layer it reads
             if hasattr(stage, "inplace"):
                 stage.inplace = False
-        self._half_stages = nn.ModuleList(half_copy(stage) for stage in self._split.stages.values()) \
-            if precision == "bf16" else None
+        self._quick = nn.ModuleDict({name: quick_copy(stage) for name, stage in self._split.stages.items()})
+        self._half = nn.ModuleDict({name: half_copy(stage) for name, stage in self._quick.items()}
+                                   if precision == "bf16" else {})
         self._at_zero: dict[tuple, Tensor] = {}
+        self.shared = Shared()
 
     @property
     def device(self) -> torch.device:
@@ -160,8 +181,8 @@ class CNN(nn.Module):
 
     def stages(self, start: int, stop: int, x: Tensor) -> Tensor:
         """Run stages start + 1 .. stop without a gradient: layer `start` -> layer `stop`."""
-        half = self._half_stages is not None and x.dtype != torch.float64 and stop > start
-        stages = list(self._half_stages if half else self._split.stages.values())[start:stop]
+        half = self.precision == "bf16" and x.dtype != torch.float64 and stop > start
+        stages = list((self._half if half else self._quick).values())[start:stop]
         with torch.no_grad():
             u = x.to(torch.bfloat16 if half else x.dtype).contiguous(memory_format=torch.channels_last)
             for stage in stages:
@@ -180,13 +201,16 @@ class CNN(nn.Module):
         return self._at_zero[key]
 
     def tail(self, cut: int, definition: str = "paper") -> nn.Sequential:
-        """The rest of the network behind layer `cut`: [N, C, h, w] -> logits [N, classes].
+        """The rest of the network behind layer `cut`, module for module: [N, C, h, w] -> logits [N, classes].
 
         Under "release" it is what the release runs there, which for two families differs.
         """
+        return self._rest(self._split.stages, cut, definition)
+
+    def _rest(self, stages: Mapping[str, nn.Module], cut: int, definition: str = "paper") -> nn.Sequential:
         split, released = self._split, definition == "release"
         skipped = split.released_tail_skips if released else ()
-        rest = [stage for name, stage in list(split.stages.items())[cut:] if name not in skipped]
+        rest = [stage for name, stage in list(stages.items())[cut:] if name not in skipped]
         return nn.Sequential(*rest, *((released and split.released_head) or split.head))
 
     def score(self, cut: int, definition: str = "paper") -> Callable[[Tensor, Tensor], Tensor]:
@@ -194,7 +218,7 @@ class CNN(nn.Module):
 
         Of a last linear layer only the classes' own rows are computed.
         """
-        tail = self.tail(cut, definition)
+        tail = self._rest(self._quick, cut, definition)
         body, last = tail[:-1], tail[-1]
         if not isinstance(last, nn.Linear):
             return lambda u, y: tail(u).gather(1, y[:, None])[:, 0]
@@ -202,5 +226,5 @@ class CNN(nn.Module):
         return lambda u, y: (body(u) * last.weight[y]).sum(1) + bias[y]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W] -> logits [N, classes], by the network itself."""
-        return self.tail(0)(x)
+        """Pictures [N, 3, H, W] -> logits [N, classes], the network's own."""
+        return self._rest(self._quick, 0)(x.contiguous(memory_format=torch.channels_last))

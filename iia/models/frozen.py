@@ -1,4 +1,4 @@
-"""Copies of a network: the one that is explained, so that the user's own is never touched, and a quicker one."""
+"""Copies of a network: the one that is explained, so that the user's own is never touched, and quicker ones."""
 
 import copy
 
@@ -19,14 +19,21 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, memo).eval()
 
 
-def half_copy(stage: nn.Module) -> nn.Module:
-    """A copy of a stage that computes in bfloat16, with its batch norms folded into its convolutions.
-
-    A batch norm that cannot be folded keeps float32 numbers, as its variances need them.
-    """
-    stage = copy.deepcopy(stage)
+def quick_copy(stage: nn.Module) -> nn.Module:
+    """A frozen copy of a stage that computes the same, to rounding, in fewer steps: its batch norms are folded
+    into its convolutions, whose weights lie channels last."""
+    stage = frozen_copy(stage)
     for parent in list(stage.modules()):
         fold_children(parent)
+    return stage.to(memory_format=torch.channels_last)
+
+
+def half_copy(stage: nn.Module) -> nn.Module:
+    """A copy of a stage that computes in bfloat16.
+
+    A batch norm that could not be folded keeps float32 numbers, as its variances need them.
+    """
+    stage = copy.deepcopy(stage)
     for part in stage.modules():
         if not isinstance(part, _BatchNorm):
             for name, value in list(part.named_parameters(recurse=False)):
@@ -34,15 +41,13 @@ def half_copy(stage: nn.Module) -> nn.Module:
     return stage
 
 
-def fold_children(parent: nn.Module) -> int:
-    """Fold each batch norm among a module's children into the convolution before it; returns how many.
+def fold_children(parent: nn.Module) -> None:
+    """Fold each batch norm among a module's children into the convolution before it.
 
     In the families of `iia.models.cnn`, a batch norm that follows a convolution in the list reads that convolution.
     """
-    children, count = list(parent.named_children()), 0
+    children = list(parent.named_children())
     for (name, conv), (next_name, norm) in zip(children, children[1:]):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(parent, name, fuse_conv_bn_eval(conv, norm))
             setattr(parent, next_name, getattr(norm, "act", nn.Identity()))     # timm's batch norms activate too
-            count += 1
-    return count

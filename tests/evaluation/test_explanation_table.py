@@ -20,7 +20,6 @@ from iia.errors import UserError
 from iia.evaluation.explanation_tests import PAPER, score
 from iia.models import load_cnn
 from iia.models.cnn import CNN
-from iia.models.folded import folded
 from tests.evaluation.toys import Scrambles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,18 +203,3 @@ def test_both_definitions_in_one_table_from_the_command_line(tmp_path):
     assert list(figures) == ["random", "iia-ablation-ac", "iia-ablation-ac@release"]
     assert figures["iia-ablation-ac"]["INS"] != figures["iia-ablation-ac@release"]["INS"]
     assert figures["random"]["INS"] < figures["iia-ablation-ac"]["INS"]
-
-
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "densenet201"])
-def test_folded_network_is_the_same_function(name):
-    torch.manual_seed(0)
-    model = load_cnn(name, allow_random_weights=True)
-    for module in model.modules():                       # statistics that make folding wrong if it were
-        if isinstance(module, torch.nn.BatchNorm2d) and name != "efficientnet_lite0":
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-    x = torch.randn(2, 3, 64, 64)
-    quick = folded(model)
-    before, after = (sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) for net in (model, quick))
-    assert after < before and torch.allclose(model(x), quick(x), rtol=1e-3, atol=1e-4 * model(x).abs().max())
-    assert isinstance(quick, CNN) and (quick.name, quick.mean, quick.device) == (model.name, model.mean, model.device)
