@@ -15,6 +15,7 @@ from .models.cnn import Shared
 from .runs import with_halving
 
 
+@torch.inference_mode(False)           # there is no gradient inside that mode
 def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] | int, operation: str = "iia", *,
             layer: int | str = "last", definition: str = "paper", steps: int | None = None,
             batch_size: int = 32) -> Tensor:
@@ -37,22 +38,60 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         non-finite) is all zeros.
 
     Raises:
-        UserError: an unknown operation, definition or layer, or arguments of the wrong shape.
+        UserError: an unknown operation, definition or layer, classes that the network has not, or arguments of
+            the wrong shape, dtype or device.
     """
     model = wrap(model)
+    method = operations(model)[check_choice("operation", operation, operations(model))].under(definition)
+    steps = model.default_steps if steps is None else steps
+    if not all(isinstance(value, int) and value >= 1 for value in (steps, batch_size)):
+        raise UserError(f"steps ({steps!r}) and batch_size ({batch_size!r}) are whole numbers, at least 1.")
+    cut = model.cut(layer)
+    check_pictures(model, pictures)
+    if not len(pictures):
+        return pictures.new_zeros(0, *pictures.shape[-2:])
+    pictures = pictures.clone() if pictures.is_inference() else pictures
+    classes = checked_classes(model, pictures, classes)
+    model.refresh()
+    raw = with_halving(lambda size: method(model, pictures, classes, How(cut, steps, definition, size)), batch_size)
+    return finish(raw.detach(), tuple(pictures.shape[-2:]), model.upsampling)
+
+
+def check_pictures(model: CNN | ViT, pictures: Tensor) -> None:
+    """Raise UserError for what `model` cannot read."""
+    if not isinstance(pictures, Tensor):
+        raise UserError(f"pictures are a torch tensor [B, 3, H, W], not {type(pictures).__name__}; "
+                        "iia.load_pictures makes one from files.")
     if pictures.ndim != 4 or pictures.shape[1] != 3:
         raise UserError(f"pictures are [B, 3, H, W], not {list(pictures.shape)}.")
+    weights = next(model.network.parameters())
+    if (pictures.dtype, pictures.device) != (weights.dtype, weights.device):
+        raise UserError(f"the pictures are {pictures.dtype} on {pictures.device}, the network is {weights.dtype} on "
+                        f"{weights.device}; give it pictures.to({str(weights.device)!r}, {weights.dtype}).")
     if isinstance(model, ViT) and tuple(pictures.shape[-2:]) != (model.size, model.size):
         raise UserError(f"{model.name} reads pictures of {model.size} x {model.size} pixels, "
                         f"not {list(pictures.shape[-2:])}.")
-    classes = torch.as_tensor(classes, device=pictures.device, dtype=torch.int64).expand(len(pictures))
-    method = operations(model)[check_choice("operation", operation, operations(model))].under(definition)
-    steps = model.default_steps if steps is None else steps
-    if steps < 1 or batch_size < 1:
-        raise UserError(f"steps ({steps}) and batch_size ({batch_size}) are at least 1.")
-    cut = model.cut(layer)
-    raw = with_halving(lambda size: method(model, pictures, classes, How(cut, steps, definition, size)), batch_size)
-    return finish(raw.detach(), tuple(pictures.shape[-2:]), model.upsampling)
+
+
+def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequence[int] | int) -> Tensor:
+    """The classes as int64 [B] on the pictures' device.
+
+    Raises:
+        UserError: they are no whole numbers, not as many as the pictures, or no classes of the network.
+    """
+    try:
+        given = torch.as_tensor(classes, device=pictures.device)
+        whole = not given.is_floating_point() and given.dtype != torch.bool
+    except (ValueError, TypeError, RuntimeError):
+        whole = False
+    if not whole:
+        raise UserError(f"classes are whole numbers, one for each picture or one for all, not {classes!r}.")
+    if given.ndim > 1 or given.numel() not in (1, len(pictures)):
+        raise UserError(f"classes are [{len(pictures)}] as the pictures, or one for all, not {list(given.shape)}.")
+    count = model.classes
+    if count is not None and ((given < 0) | (given >= count)).any():
+        raise UserError(f"classes {given.tolist()}: {model.name} has the classes 0..{count - 1}.")
+    return given.to(torch.int64).expand(len(pictures))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from .datasets.pictures import normalise, open_picture, squash
 from .errors import UserError, check_choice
 from .evaluation.bootstrap import CONFIDENCE, intervals
 from .evaluation.explanation_tests import FIGURES, axes, look, score
-from .evaluation.runner import Batch, Measure, Row, digest, evaluate, fingerprint
+from .evaluation.runner import Batch, Measure, Row, digest, evaluate, fingerprint, stamps
 from .explaining import explain, operations, predict, sharing
 from .maps import finish, is_degenerate, minmax
 from .methods import DEFINITIONS
@@ -60,6 +60,9 @@ def table(model, chosen: settings.Settings, layer: int | str, steps: int) -> int
     folder = Path(chosen.results_dir) / "_".join((Path(chosen.pics_file).stem, model.name, str(cut), chosen.definition,
                                                   chosen.explained_class))
     identity = {"model": model.label, "weights": fingerprint(model), "layer": cut, "steps": steps,
+                "maps": None if chosen.heatmaps_dir is None else digest(stamps(
+                    map_file(Path(chosen.heatmaps_dir), pic.path.name, operation, model.name)
+                    for pic in pics.pics for operation in chosen.operations)),
                 "targets": digest(str(pic.target) for pic in pics.pics),
                 **{name: getattr(chosen, name) for name in ("figures", "explained_class", "definition", "heatmaps_dir",
                                                             "images_dir", "precision", "batch_size")}}
@@ -69,7 +72,8 @@ def table(model, chosen: settings.Settings, layer: int | str, steps: int) -> int
                        title=model.label)
     if rank() == 0:
         report(summary, folder, f"{model.label}, cut at {cut}, {chosen.explained_class} class explained")
-    return 1 if summary["skipped"]["count"] else 0
+        return 1 if summary["skipped"]["count"] else 0
+    return 0                  # the other processes' words are in the same summary; torchrun stops all at the first failure
 
 
 def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> None:
@@ -221,7 +225,7 @@ def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, i
     """Maps made elsewhere, `{stem}_{operation}_{model}.npy`: [B, H, W] in [0, 1], and {place: why there is none}."""
     maps, skipped = torch.zeros_like(pictures[:, 0]), {}
     for i, name in enumerate(ids):
-        path = folder / f"{Path(name).stem}_{operation}_{model_name}.npy"
+        path = map_file(folder, name, operation, model_name)
         try:
             values = np.load(path)
             if values.shape != maps[i].shape:
@@ -229,9 +233,14 @@ def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, i
             maps[i] = torch.from_numpy(values.astype(np.float64)).to(maps)
         except FileNotFoundError:
             skipped[i] = f"{path} is missing"
-        except (OSError, ValueError, TypeError, EOFError, AttributeError) as why:
+        except Exception as why:           # a file may pretend to be an archive, a pickle, an array of anything
             skipped[i] = f"{path} holds no map ({why})"
     return minmax(maps), skipped
+
+
+def map_file(folder: Path, picture: str, operation: str, model_name: str) -> Path:
+    """Where a map made elsewhere lies."""
+    return folder / f"{Path(picture).stem}_{operation}_{model_name}.npy"
 
 
 # ----------------------------------------------------------------------------------- table
@@ -264,7 +273,7 @@ def compare(values: np.ndarray, operations: list[str], names: Sequence[str]) -> 
     ends = np.where(np.isnan(ends), None, ends)                                            # JSON knows no NaN
     return {"confidence": CONFIDENCE,
             "intervals": by_name(ends[:len(operations)], operations, names),
-            "best": {name: operations[o] for name, o in zip(names, best)},
+            "best": {name: operations[o] if some else None for name, o, some in zip(names, best, seen.any((0, 1)))},
             "behind the best": by_name(ends[len(operations):], operations, names)}
 
 
@@ -307,4 +316,6 @@ def print_table(summary: dict) -> None:
 
 def mark(summary: dict, operation: str, name: str) -> str:
     low, high = summary["behind the best"][operation][name]
+    if low is None:
+        return " "
     return "*" if operation == summary["best"][name] else "=" if low <= 0 <= high else " "

@@ -31,7 +31,8 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
     model.to(pick_device(chosen.device))
     skips, degenerate, written = Skips(), 0, 0
     pics, problems = read_pics(chosen.pics_file, chosen.images_dir)
-    for problem in problems:
+    pics, twins = without_twins(pics)
+    for problem in problems + twins:
         skips.add(problem)
     pics = pics[:chosen.max_images]
     put_in_place(pic.path for pic in pics)
@@ -57,6 +58,16 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
     print(f"{written} panels in {chosen.results_dir}/, explained with {model.label}"
           + (f"; {degenerate} degenerate maps" if degenerate else "") + (f"; {len(skips)} skipped" if len(skips) else ""))
     return 1 if len(skips) else 0
+
+
+def without_twins(pics: list[Pic]) -> tuple[list[Pic], list[str]]:
+    """The pictures less those whose files would overwrite those of another picture, and what is wrong with these."""
+    first, twins = {}, []
+    for pic in pics:
+        other = first.setdefault((pic.stem, pic.target), pic)
+        if other.path != pic.path:
+            twins.append(f"{pic.line}: the files of {pic.path.name} would overwrite those of {other.path.name}; rename one")
+    return [pic for pic in pics if first[pic.stem, pic.target].path == pic.path], twins
 
 
 def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> None:

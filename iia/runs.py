@@ -49,7 +49,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` only when the block has ended well.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder or the file cannot be written, or the disk is full.
     """
     path = Path(path)
     try:
@@ -63,6 +63,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as why:
+        raise UserError(f"cannot write {path} ({why.strerror or why}).") from why
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ from .datasets.segmentation import SegmentationDataset
 from .datasets.voc import Voc
 from .errors import UserError, check_choice
 from .evaluation import segmentation
-from .evaluation.runner import Batch, Measure, Row, evaluate, fingerprint, print_table
+from .evaluation.runner import Batch, Measure, Row, evaluate, fingerprint, print_table, stamps
 from .explaining import explain, predict, sharing
 from .generator import check
 from .maps import is_degenerate
@@ -47,7 +47,7 @@ def table(model, dataset: str, chosen: settings.Settings, layer: int | str, step
     folder = Path(chosen.results_dir) / f"{dataset}_{model.name}_{model.cut(layer)}_{chosen.definition}"
     operations = list(dict.fromkeys(chosen.operations))
     identity = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(layer), "steps": steps,
-                "dataset_root": chosen.dataset_root,
+                "data set's files": stamps(data.sources),
                 **{name: getattr(chosen, name) for name in ("definition", "precision", "batch_size")}}
     model.to(pick_device(chosen.device))
     score = Score(model, data, operations, layer, steps, chosen, folder / "overlays")
@@ -58,7 +58,8 @@ def table(model, dataset: str, chosen: settings.Settings, layer: int | str, step
                        title=f"{dataset}, {model.label}")
     if rank() == 0:
         report(summary, model, folder)
-    return 1 if summary["skipped"]["count"] else 0
+        return 1 if summary["skipped"]["count"] else 0
+    return 0                  # the other processes' words are in the same summary; torchrun stops all at the first failure
 
 
 def open_dataset(name: str, root: str | None, model, definition: str) -> SegmentationDataset:

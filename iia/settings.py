@@ -36,13 +36,16 @@ class Settings(SimpleNamespace):
 def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") -> typing.NoReturn:
     """Run a script's `main` with its settings: `settings.run(main, globals())`; `epilog` ends its `--help`.
 
-    A UserError is printed as one message (exit code 2); Ctrl-C ends quietly (130). Otherwise the exit
+    A UserError, or what the system says of a file, is printed as one message (exit code 2); Ctrl-C ends quietly (130). Otherwise the exit
     code is what `main` returns.
     """
     try:
         code = main(read(script, sys.argv[1:], epilog)) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:              # a folder that may not be entered, a name that is too long, a full disk
+        print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}).", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("\nstopped; what has been written is whole.", file=sys.stderr)

@@ -1,6 +1,7 @@
-"""Operations that share what they have in common find the same maps, with less work."""
+"""`iia.explain`: what it refuses, weights that change, and operations that share what they have in common."""
 
 import pytest
+import timm
 import torch
 
 import iia
@@ -75,3 +76,53 @@ def test_what_is_kept_is_bounded():
         shared.get(pictures, (key,), lambda: values(size))
         shared.get(pictures, (key,), lambda: values(size))
     assert made == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("kind", ["vgg", "vit"])
+def test_weights_that_change_are_taken_over(kind, request):
+    """A network that is trained on is explained as it is now, not as it was when it was wrapped."""
+    network = request.getfixturevalue(kind)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model = iia.wrap(network)
+    before = iia.explain(model, x, [0, 1], steps=2)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.3 * torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(1))
+    after = iia.explain(model, x, [0, 1], steps=2)
+    assert not torch.allclose(before, after, atol=1e-3)
+    assert torch.equal(after, iia.explain(iia.wrap(network), x, [0, 1], steps=2))
+    torch.testing.assert_close(model(x), network(x))
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"classes": [0, 1, 7]}, "has the classes 0..6"), ({"classes": -1}, "has the classes 0..6"),
+    ({"classes": [0, 1]}, "one for all, not \\[2\\]"), ({"classes": [[0], [1], [2]]}, "not \\[3, 1\\]"),
+    ({"classes": [0.5, 1, 2]}, "whole numbers"), ({"classes": "cat"}, "whole numbers"), ({"classes": None}, "whole numbers"),
+    ({"classes": True}, "whole numbers"), ({"steps": 2.5}, "steps \\(2.5\\)"), ({"batch_size": None}, "batch_size \\(None\\)"),
+    ({"pictures": "float32"}, "the pictures are torch.float32 on cpu, the network is torch.float64"),
+    ({"pictures": "list"}, "a torch tensor \\[B, 3, H, W\\], not list"),
+    ({"pictures": "flat"}, "not \\[3, 16, 16\\]"),
+])
+@pytest.mark.parametrize("kind", ["vgg", "vit"])
+def test_what_cannot_be_explained(kind, wrong, said, request):
+    x = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
+    named = {"float32": x.float(), "list": x.tolist(), "flat": x[0]}
+    arguments = {"pictures": x, "classes": 0} | wrong
+    if "pictures" in wrong:
+        arguments["pictures"] = named[wrong["pictures"]]
+    with pytest.raises(iia.UserError, match=said):
+        iia.explain(request.getfixturevalue(kind), **arguments)
+
+
+@pytest.mark.parametrize("kind", ["vgg", "vit"])
+def test_no_pictures_and_inference_mode(kind, request):
+    network = request.getfixturevalue(kind)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert iia.explain(network, x[:0], 0).shape == (0, 16, 16)
+    wanted = iia.explain(network, x, 0, steps=2)
+    with torch.inference_mode():
+        assert torch.equal(iia.explain(network, x.clone(), 0, steps=2), wanted)
+
+
+def test_a_timm_network_brings_its_normalisation():
+    assert iia.wrap(timm.create_model("tf_efficientnet_lite0")).mean == (0.5, 0.5, 0.5)

@@ -1,5 +1,6 @@
 """Whole files, halved batches, devices."""
 
+import errno
 import stat
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from iia import runs
 from iia.errors import UserError
+from iia.runs import whole_file
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -53,3 +55,9 @@ def test_devices():
     assert runs.pick_device("cpu").type == "cpu" and runs.pick_device("auto").type in ("cuda", "mps", "cpu")
     with pytest.raises(UserError, match="'gpu' cannot be used here"):
         runs.pick_device("gpu")
+
+
+def test_a_disk_that_is_full(tmp_path):
+    with pytest.raises(UserError, match="cannot write .*map.npy .No space left"), whole_file(tmp_path / "map.npy"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())

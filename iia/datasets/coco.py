@@ -30,6 +30,7 @@ class Coco(SegmentationDataset):
                  std: Sequence[float] | None = None, size: int = 224) -> None:
         super().__init__(mean, std, size)
         annotations, self.pictures = find(Path(root))
+        self.sources = [annotations]
         self.listed, self.segmentations = read_annotations(annotations)
         self.numbers = sorted(self.segmentations)
         self.ids = [str(number) for number in self.numbers]
@@ -60,11 +61,11 @@ def read_annotations(path: Path) -> tuple[dict[int, tuple], dict[int, list]]:
     """What is listed, {id: (file name, height, width)}, and what is annotated, {id: [segmentation, ...]}."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        listed = {image["id"]: (image["file_name"], image["height"], image["width"]) for image in content["images"]}
+        listed = {int(image["id"]): (str(image["file_name"]), image["height"], image["width"]) for image in content["images"]}
         segmentations = defaultdict(list)
         for annotation in content["annotations"]:
-            segmentations[annotation["image_id"]].append(annotation["segmentation"])
-    except (OSError, ValueError, KeyError, TypeError) as why:
+            segmentations[int(annotation["image_id"])].append(annotation["segmentation"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as why:
         raise UserError(f"{path} cannot be read as COCO's instances ({type(why).__name__}: {why}): it is cut short or "
                         "another file. Unpack it again from annotations_trainval2017.zip.") from why
     if not segmentations:
@@ -80,17 +81,44 @@ def union(number: int, segmentations: list, height: int, width: int) -> np.ndarr
     """
     try:
         parts = [part for segmentation in segmentations for part in encoded(segmentation, height, width)]
-        if any(list(part["size"]) != [height, width] for part in parts):
-            raise ValueError("a mask of another size")
         return rle.decode(rle.merge(parts)).astype(bool)
     except Exception as why:           # pycocotools raises whatever the malformed list led it to, bare ones too
         raise SampleError(f"an annotation of picture {number} cannot be decoded ({type(why).__name__}: {why})") from why
 
 
 def encoded(segmentation: list | dict, height: int, width: int) -> list[dict]:
-    """A polygon's parts, an uncompressed or a compressed run-length code, as compressed codes."""
+    """A polygon's parts, an uncompressed or a compressed run-length code, as compressed codes.
+
+    pycocotools reads beyond a code that does not fill its mask, or never comes back: the runs are counted first.
+    """
     if isinstance(segmentation, list):
         return rle.frPyObjects(segmentation, height, width)
-    if isinstance(segmentation["counts"], list):
-        return [rle.frPyObjects(segmentation, *segmentation["size"])]
-    return [segmentation]
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError("a mask of another size")
+    counts = segmentation["counts"]
+    lengths = counts if isinstance(counts, list) else runs(counts)
+    if min(lengths) < 0 or sum(lengths) != height * width:
+        raise ValueError("a run-length code that does not fill its mask")
+    return [rle.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation]
+
+
+def runs(code: str | bytes) -> list[int]:
+    """The lengths of the runs in a compressed code.
+
+    A character holds five bits of a number, the lowest first; its sixth bit says that more follow. From the fourth
+    number on it is the difference from the run before the last.
+    """
+    lengths, number, shift = [], 0, 0
+    for character in code.encode() if isinstance(code, str) else code:
+        bits = character - ord("0")
+        if not 0 <= bits < 64:
+            raise ValueError("a run-length code with a foreign character")
+        number |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            number -= (1 << shift) * bool(bits & 16)
+            lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+            number, shift = 0, 0
+    if shift:
+        raise ValueError("a run-length code that is cut short")
+    return lengths

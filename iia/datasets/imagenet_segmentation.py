@@ -31,10 +31,11 @@ class ImageNetSegmentation(SegmentationDataset):
                  std: Sequence[float] | None = None, size: int = 224) -> None:
         super().__init__(mean, std, size)
         self.path = find(Path(root))
+        self.sources = [self.path]
         try:
             with h5py.File(self.path) as file:
                 pictures, masks = file["/value/img"].shape[0], file["/value/gt"].shape[0]
-        except (OSError, KeyError, AttributeError) as why:
+        except (OSError, KeyError, AttributeError, IndexError) as why:
             raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_said(why)}): it is cut short "
                             f"or another file. Fetch {FETCH}.") from why
         if pictures != masks or not pictures:
@@ -65,9 +66,9 @@ class ImageNetSegmentation(SegmentationDataset):
 
 
 def find(root: Path) -> Path:
-    """The file in `root`, or where the published code has it: in the project's root."""
+    """The file in `root`; where nothing else was asked for, also where the published code has it: in the project's root."""
     if not root.is_file():
-        for folder in (root, Path(), PROJECT_DIR):
+        for folder in (root, Path(), PROJECT_DIR) if root == Path(ImageNetSegmentation.default_root) else (root,):
             if (folder / FILE).is_file():
                 return folder / FILE
     raise missing("ImageNet-Segmentation", root, FETCH, f"{root}/\n  {FILE}")

@@ -1,5 +1,6 @@
 """The list of pictures to explain: `<file name> <class number>` a line."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def read_pics(pics_file: str | Path, images_dir: str | Path) -> tuple[list[Pic],
         *name, target = text.rsplit(None, 1)
         if not name:
             problems.append(f"{place}: {text!r} is one word; want '<file name> <class number>'")
-        elif not target.lstrip("+-").isdecimal():
+        elif not re.fullmatch(r"[+-]?[0-9]{1,9}", target):
             problems.append(f"{place}: class {target!r} is not a number; want '<file name> <class number>'")
         elif not 0 <= int(target) < CLASSES:
             problems.append(f"{place}: class {target} is not in 0..{CLASSES - 1}")

@@ -11,7 +11,6 @@ from torchvision.transforms import functional as TF
 from ..errors import UserError
 
 
-
 class PictureError(UserError):
     """A picture is missing or cannot be decoded."""
 
@@ -27,7 +26,7 @@ def open_picture(path: str | Path) -> Image.Image:
             return picture.convert("RGB")
     except FileNotFoundError as why:
         raise PictureError(f"{path} is missing") from why
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as why:
+    except Exception as why:           # each of Pillow's readers has errors of its own
         raise PictureError(f"{path} cannot be decoded as a picture ({type(why).__name__})") from why
 
 
@@ -49,6 +48,14 @@ def denormalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -
 
 
 def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
-    """Picture files -> [B, 3, H, W], normalised as `model` wants them and on its device."""
+    """Picture files (or one) -> [B, 3, H, W], normalised as `model` wants them and on its device.
+
+    Raises:
+        UserError: no path, or a picture that is missing or cannot be decoded.
+    """
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
+    if not paths:
+        raise UserError("paths is empty; name at least one picture.")
     raw = torch.stack([squash(open_picture(path), model.size) for path in paths])
     return normalise(raw, model.mean, model.std).to(model.device)

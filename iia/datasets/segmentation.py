@@ -38,6 +38,7 @@ class SegmentationDataset(Dataset):
     name: str                     # in the names of folders
     default_root: str             # where the scripts look for it
     ids: list[str]
+    sources: list[Path]           # the files that say what the data set holds, but for single pictures and masks
 
     def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, size: int) -> None:
         self.mean, self.std = (mean, std) if mean else RAW
@@ -82,6 +83,14 @@ def found_in(root: Path, most: int = 8) -> str:
         return f"{root} does not exist."
     if not root.is_dir():
         return f"{root} is a file; dataset_root is a folder."
-    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    shown = ", ".join(names[:most]) + (f", ... ({len(names)} names)" if len(names) > most else "")
+    names = sorted(root.iterdir())
+    shown = ", ".join(map(_name, names[:most])) + (f", ... ({len(names)} names)" if len(names) > most else "")
     return f"{root} holds {shown}." if names else f"{root} is empty."
+
+
+def _name(path: Path, most: int = 3) -> str:
+    """A file's name; a folder's with what lies in it."""
+    if not path.is_dir():
+        return path.name
+    names = sorted(inside.name + "/" * inside.is_dir() for inside in path.iterdir())
+    return f"{path.name}/ ({', '.join(names[:most]) or 'empty'}{', ...' if len(names) > most else ''})"

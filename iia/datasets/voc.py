@@ -35,6 +35,7 @@ class Voc(SegmentationDataset):
         self.ids = [line.split()[0] for line in lines if line.strip()]
         if not self.ids:
             raise UserError(f"{self.folder / LIST} names no picture.")
+        self.sources = [self.folder / LIST]
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         name = self.ids[index]
@@ -42,12 +43,13 @@ class Voc(SegmentationDataset):
         path = self.folder / "SegmentationClass" / f"{name}.png"
         try:
             with Image.open(path) as mask:
-                labels = np.array(mask)            # of a palette picture its numbers, [H, W]
+                colours = mask.mode not in ("1", "L", "P", "I", "F") and not mask.mode.startswith("I;")
+                labels = np.array(mask.convert("RGB") if colours else mask)      # of a palette picture its numbers, [H, W]
         except FileNotFoundError as why:
             raise SampleError(f"the mask {path} is missing") from why
         except (OSError, ValueError, SyntaxError) as why:
             raise SampleError(f"the mask {path} cannot be decoded ({type(why).__name__})") from why
-        return picture, (labels > 0 if labels.ndim == 2 else (labels[..., :3] > 0).any(-1))
+        return picture, (labels > 0 if labels.ndim == 2 else (labels > 0).any(-1))
 
 
 def find(root: Path) -> Path:

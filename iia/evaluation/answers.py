@@ -54,5 +54,5 @@ def black(model, like: Tensor) -> Tensor:
 
 def _answers(logits: Tensor, classes: Tensor) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    top1 = (logits.argmax(1) == classes).to(logits.dtype)
+    top1 = ((logits.argmax(1) == classes) & ~logits.isnan().any(1)).to(logits.dtype)       # argmax takes NaN for the most
     return torch.stack([top1, logits.softmax(1).gather(1, classes[:, None])[:, 0]], dim=1)

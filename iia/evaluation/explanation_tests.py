@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ..errors import check_choice
+from ..errors import UserError, check_choice
+from ..maps import minmax
 from . import information_curves as information
 from . import masking, perturbation
 from .answers import ask
@@ -90,8 +92,9 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, figures: Seque
         model: any network of this project. It is asked for `classes`, whatever the maps explain.
         pictures: normalised for the model, [B, 3, H, W].
         classes: the target classes, [B], int64.
-        maps: in [0, 1], the higher the more relevant, [B, H, W]. Of equally relevant pixels the first in reading
-            order comes first.
+        maps: the higher the more relevant, [B, H, W]. Of equally relevant pixels the first in reading order comes
+            first. ADP and PIC multiply by the map: one that leaves [0, 1] is scaled to it. One that is not finite
+            says nothing, as a constant one does.
         figures: names of FIGURES.
         untouched: what `look` returned for these pictures, to share it between maps.
         seeds: of the pixels that AIC's and SIC's blurred pictures keep, [B].
@@ -101,9 +104,12 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, figures: Seque
         Figures by name, [B] on the CPU, NaN where a picture has none (AIC and SIC). Curves by name, [B, K], in [0, 1].
 
     Raises:
-        UserError: an unknown figure.
+        UserError: an unknown figure, or arguments that do not fit each other.
     """
     wanted = {check_choice("figure", name, FIGURES) for name in figures}
+    classes = torch.as_tensor(classes, device=pictures.device)
+    check(pictures, classes, maps, batch_size)
+    maps = torch.where(maps.isfinite().all(-1).all(-1)[:, None, None], maps, 0)
     untouched = untouched or look(model, pictures, classes, figures, seeds, batch_size)
     values, curves = {}, {}
     if masked := wanted & set(perturbation.READ):
@@ -113,7 +119,7 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, figures: Seque
         curves |= perturbation.rise_curves(model, pictures, classes, maps, rise, batch_size)
         values |= {name: perturbation.rise_area(curves[name]) for name in rise}
     if wanted & {"ADP", "PIC"}:
-        whole, seen = masking.masked_softmax(model, pictures, classes, maps, untouched.answers, batch_size)
+        whole, seen = masking.masked_softmax(model, pictures, classes, within(maps), untouched.answers, batch_size)
         values |= {"ADP": masking.average_drop(whole, seen), "PIC": masking.increase(whole, seen)}
     if shown := wanted & set(information.READ):
         found = information.information_curves(model, pictures, classes, maps, shown, ends=untouched.ends,
@@ -121,3 +127,21 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, figures: Seque
         values |= {name: information.information_area(curve) for name, curve in found.items()}
         curves |= {name: curve[:, ::EVERY] for name, curve in found.items()}
     return {name: values[name].cpu() for name in figures}, {name: curve.cpu() for name, curve in curves.items()}
+
+
+def check(pictures: Tensor, classes: Tensor, maps: Tensor, batch_size: int) -> None:
+    """Raise UserError for arguments of `score` that do not fit."""
+    wanted = [len(pictures), *pictures.shape[-2:]]
+    if not isinstance(maps, Tensor) or list(maps.shape) != wanted:
+        raise UserError(f"the maps are a tensor {wanted}, one of each picture's size, not "
+                        f"{list(maps.shape) if hasattr(maps, 'shape') else type(maps).__name__}.")
+    if list(classes.shape) != wanted[:1] or classes.is_floating_point() or (classes < 0).any():
+        raise UserError(f"classes are whole numbers [{wanted[0]}], a target class for each picture.")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it is at least 1.")
+
+
+def within(maps: Tensor) -> Tensor:
+    """The maps [B, H, W], those that leave [0, 1] scaled to it."""
+    outside = ((maps < 0) | (maps > 1)).any(-1).any(-1)
+    return torch.where(outside[:, None, None], minmax(maps), maps)

@@ -390,7 +390,7 @@ def summarise(work: Work, rows: list[Row]) -> dict:
     skipped = [row for row in rows if row["skipped"]]
     rows = [row for row in rows if not row["skipped"]]
     if not rows:
-        raise UserError(f"none of the {len(work.ids)} pictures could be used; the first: {skipped[0]['skipped']}")
+        raise UserError(f"none of the {len(work.ids)} pictures could be used; the first: {said(skipped[0])}")
     by_operation = {name: [row for row in rows if row["operation"] == name] for name in work.measure.operations}
     return {
         "figures": {name: work.measure.summarise(own) for name, own in by_operation.items() if own},
@@ -408,6 +408,12 @@ def digest(words: Iterable[str]) -> str:
     """A short name for a list: its length, and a hash of its words."""
     words = list(words)
     return f"{len(words)}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]}"
+
+
+def stamps(files: Iterable[Path]) -> list[str]:
+    """Each file's place, size and time: a file that was replaced has another."""
+    return [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" if path.is_file() else f"{path.resolve()} missing"
+            for path in files]
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 
+import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -80,7 +81,7 @@ def load_model(name: str, **how) -> CNN | ViT:
     """A network by its name, as `load_cnn` or `load_vit` does it (their arguments and errors)."""
     if name in NETWORKS or name in ALIASES:
         return load_cnn(name, **how)
-    if name in vit.NETWORKS or name.startswith(("vit_", "deit")):
+    if name in vit.NETWORKS or timm.is_model(name):
         return load_vit(name, **how)
     raise unknown("model_name", name, [*NETWORKS, *vit.NETWORKS], more="any ViT by its name in timm")
 

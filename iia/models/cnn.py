@@ -15,7 +15,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .frozen import frozen_copy, half_copy, quick_copy
+from .frozen import frozen_copy, half_copy, moment, quick_copy
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -126,9 +126,9 @@ class CNN(nn.Module):
     Args:
         network: a torchvision ResNet, DenseNet, ConvNeXt or VGG, or a timm EfficientNet. It is left
             as it is: what is explained is a copy of its structure that shares its weights. The passes
-            of IIA go through a quicker copy with the weights of this moment (`quick_copy`).
+            of IIA go through a quicker copy (`quick_copy`), made anew when a weight has changed.
         name: what files and figures call it.
-        mean, std: the normalisation of its pictures.
+        mean, std: the normalisation of its pictures; None for what timm says of the network, else ImageNet's.
         precision: "fp32", or "bf16" to run the stages in bfloat16 (the integrals stay in float32).
 
     Raises:
@@ -139,29 +139,49 @@ class CNN(nn.Module):
     default_steps = 10         # n, as in the release
     size = 224                 # pixels, the side of a picture
 
-    def __init__(self, network: nn.Module, name: str = "cnn", mean: tuple = IMAGENET_MEAN,
-                 std: tuple = IMAGENET_STD, precision: str = "fp32") -> None:
+    def __init__(self, network: nn.Module, name: str = "cnn", mean: tuple | None = None,
+                 std: tuple | None = None, precision: str = "fp32") -> None:
         super().__init__()
         splitter = next((s for kind, s in SPLITS.items() if isinstance(network, kind)), None)
         if splitter is None:
-            raise UserError(f"{type(network).__name__} is no CNN that is known how to cut; known are "
-                            + ", ".join(kind.__name__ for kind in SPLITS) + " (see iia/models/cnn.py).")
-        self.name, self.label, self.mean, self.std = name, name, mean, std
+            raise UserError(f"{type(network).__name__} of {type(network).__module__.split('.')[0]} is no CNN that is known "
+                            "how to cut; known are " + ", ".join(f"{kind.__name__} of {kind.__module__.split('.')[0]}"
+                                                                 for kind in SPLITS) + " (see iia/models/cnn.py).")
+        config = getattr(network, "pretrained_cfg", None) or {}
+        self.name = self.label = name
+        self.mean = tuple(mean or config.get("mean", IMAGENET_MEAN))
+        self.std = tuple(std or config.get("std", IMAGENET_STD))
         self.precision = precision
         self.network = frozen_copy(network)
         self._split = splitter(self.network)
         for stage in self._split.stages.values():      # a stage must not overwrite the layer it reads
             if hasattr(stage, "inplace"):
                 stage.inplace = False
+        self._prepare()
+
+    @torch.inference_mode(False)
+    def _prepare(self) -> None:
+        """Make everything that is derived from the weights."""
+        self._moment = moment(self.network)
         self._quick = nn.ModuleDict({name: quick_copy(stage) for name, stage in self._split.stages.items()})
         self._half = nn.ModuleDict({name: half_copy(stage) for name, stage in self._quick.items()}
-                                   if precision == "bf16" else {})
+                                   if self.precision == "bf16" else {})
         self._at_zero: dict[tuple, Tensor] = {}
         self.shared = Shared()
+
+    def refresh(self) -> None:
+        """Take over weights that were written to since: the user may train the network on."""
+        if self._moment != moment(self.network):
+            self._prepare()
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the network tells apart; None where its last part does not say."""
+        return getattr(self._split.head[-1], "out_features", None)
 
     @property
     def stage_names(self) -> list[str]:
@@ -227,4 +247,5 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [N, 3, H, W] -> logits [N, classes], the network's own."""
+        self.refresh()
         return self._rest(self._quick, 0)(x.contiguous(memory_format=torch.channels_last))

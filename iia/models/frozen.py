@@ -19,6 +19,11 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, memo).eval()
 
 
+def moment(network: nn.Module) -> tuple[int, ...]:
+    """What differs when a weight has been written to in between, through whatever shares it."""
+    return tuple(0 if values.is_inference() else values._version for values in (*network.parameters(), *network.buffers()))
+
+
 def quick_copy(stage: nn.Module) -> nn.Module:
     """A frozen copy of a stage that computes the same, to rounding, in fewer steps: its batch norms are folded
     into its convolutions, whose weights lie channels last."""

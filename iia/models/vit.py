@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
-from .frozen import frozen_copy
+from .frozen import frozen_copy, moment
 from .weights import Source
 
 
@@ -51,10 +51,21 @@ class ViT(nn.Module):
         self.size = network.patch_embed.img_size[0]
         self.read = 2 if isinstance(network, VisionTransformerDistilled) else 1    # tokens the head reads
         self.contributions_at_zero: dict[tuple, Tensor] = {}                       # see iia/vit.py
+        self._moment = moment(self.network)
+
+    def refresh(self) -> None:
+        """Forget what was computed with weights that were written to since."""
+        if self._moment != (now := moment(self.network)):
+            self._moment, self.contributions_at_zero = now, {}
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the network tells apart; None where its head does not say."""
+        return getattr(self.network.head, "out_features", None)
 
     @property
     def blocks(self) -> nn.Sequential:

@@ -19,7 +19,7 @@ from ..errors import UserError
 
 WEIGHTS_DIR = Path("data") / "weights"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
-DOWNLOAD_TIMEOUT = 10        # seconds without an answer
+DOWNLOAD_TIMEOUT = 6         # seconds without an answer
 
 
 class WeightsMissing(UserError):

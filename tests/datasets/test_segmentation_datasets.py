@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from iia.datasets import coco
 from iia.datasets.coco import Coco
 from iia.datasets.imagenet_segmentation import ImageNetSegmentation
 from iia.datasets.pictures import PictureError
 from iia.datasets.segmentation import SampleError
 from iia.datasets.voc import Voc
 from iia.errors import UserError
-from tests.segmentation_trees import (annotation_file, box, coco_masks, coco_tree, gtsegs_tree, picture, voc_labels,
-                                      voc_tree)
+from tests.segmentation_trees import (annotation_file, box, coco_masks, coco_tree, compressed, gtsegs_tree, picture,
+                                      voc_labels, voc_tree)
+from tests.segmentation_trees import runs as coco_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")      # pycocotools under NumPy 2
 
@@ -237,3 +239,33 @@ def test_gtsegs_sample_that_is_broken(tmp_path):
     for index, said in enumerate(["picture 0 of .* broken", "picture 1 of .* broken", "another size"]):
         with pytest.raises(SampleError, match=said):
             data[index]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coco_runs_of_a_compressed_code(seed):
+    mask = (np.random.default_rng(seed).random((37, 150)) < 0.02 * 10**seed % 1).astype(np.uint8)
+    mask[:, 20:100] |= seed % 2                                      # short runs and very long ones
+    assert coco.runs(compressed(mask)["counts"]) == coco_runs(mask)["counts"]
+
+
+@pytest.mark.parametrize("code", [[5, 5], [9999], [3168, -1, 1], [], "", "05", "ZZZZZZ", "~~", b"oo1"])
+@pytest.mark.parametrize("beside", [[], [[0, 0, 8, 0, 8, 8, 0, 8]]])
+def test_coco_code_that_does_not_fill_its_mask(code, beside):
+    segmentations = [{"size": [66, 48], "counts": code}] + ([beside] if beside else [])
+    with pytest.raises(SampleError, match="an annotation of picture 7 cannot be decoded"):
+        coco.union(7, segmentations, 66, 48)
+
+
+def test_gtsegs_elsewhere_is_not_taken_for_the_folder_that_was_named(tmp_path, monkeypatch):
+    gtsegs_tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        ImageNetSegmentation("nowhere")
+
+
+def test_voc_mask_with_transparency(tmp_path):
+    data = Voc(voc_tree(tmp_path))
+    wanted = data[0][1]
+    path = data.folder / "SegmentationClass" / f"{data.ids[0]}.png"
+    Image.fromarray(np.array(Image.open(path))).convert("LA").save(path)
+    assert torch.equal(data[0][1], wanted)

@@ -105,6 +105,23 @@ def test_missing_misshapen_and_constant_maps(place, capsys):
     assert summary["counts"]["mine"]["POS"] == 2 and summary["counts"]["random"]["POS"] == 5
     assert summary["degenerate"] == {"random": 0, "mine": 1} and "1 degenerate" in said.out
 
+    write_maps(place)                                        # better ones: the old figures do not stand for them
+    explanation_table.table(Scrambles(), chosen(place), "last", 1)
+    assert "is begun anew, because maps changed" in capsys.readouterr().err
+    summary = json.loads((place / "results" / FOLDER / "summary.json").read_text())
+    assert summary["counts"]["mine"]["POS"] == 5
+
+
+def test_maps_of_no_picture_in_common(place, capsys):
+    write_maps(place, ["p0", "p1"])
+    for name in ("p2", "p3"):
+        (place / "maps" / "p0_mine_toy.npy").with_name(f"{name}_other_toy.npy").write_bytes(
+            (place / "maps" / "p0_mine_toy.npy").read_bytes())
+    (place / "maps" / "p4_other_toy.npy").write_bytes(b"PK no archive")
+    assert explanation_table.table(Scrambles(), chosen(place, operations=["mine", "other"]), "last", 1) == 1
+    said = capsys.readouterr()
+    assert "other" in said.out and "p4_other_toy.npy holds no map" in said.err
+
 
 def test_resume_after_a_kill(place, monkeypatch):
     """What was done is not asked again, and the files end up the same to the last digit."""

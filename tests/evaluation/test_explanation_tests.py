@@ -215,3 +215,32 @@ def test_figures_by_name():
         "POS": 10, "NEG": 10, "DEL": 10, "INS": 10, "AIC": 21, "SIC": 21, "DEL_rise": 225, "INS_rise": 225}
     with pytest.raises(UserError, match="Did you mean 'POS'"):
         score(model, pictures, classes, maps, ["POSS"])
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"maps": torch.zeros(2, 1, 16, 16)}, "not \\[2, 1, 16, 16\\]"), ({"maps": torch.zeros(2, 7, 7)}, "not \\[2, 7, 7\\]"),
+    ({"maps": [[0.5]]}, "not list"),
+    ({"classes": [0]}, "a target class for each"), ({"classes": [0, -1]}, "a target class for each"), ({"batch_size": 0}, "at least 1"),
+])
+def test_maps_and_classes_that_do_not_fit(wrong, said):
+    arguments = {"pictures": torch.zeros(2, 3, 16, 16), "classes": [0, 1], "maps": torch.zeros(2, 16, 16)} | wrong
+    with pytest.raises(UserError, match=said):
+        score(Scrambles(), figures=["POS"], **arguments)
+
+
+def test_any_map_can_be_tested():
+    """One on another scale is the same map, and one that is no number says as little as a constant one."""
+    model = Scrambles()
+    pictures = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    maps = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    model.double()
+    finished, _ = score(model, pictures, [0, 1, 2], (maps - low) / (high - low), SIX)
+    raw, _ = score(model, pictures, [0, 1, 2], 255 * maps - 7, SIX)
+    for name in SIX:
+        torch.testing.assert_close(raw[name], finished[name])
+    maps[1, 3, 4] = torch.nan
+    odd, _ = score(model, pictures, [0, 1, 2], maps, SIX)
+    maps[1] = 0
+    flat, _ = score(model, pictures, [0, 1, 2], maps, SIX)
+    assert all(torch.equal(odd[name], flat[name]) for name in SIX)

@@ -235,7 +235,7 @@ def test_broken_pictures_are_named_counted_and_tried_again(tmp_path, undisturbed
 
 
 def test_nothing_usable_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="none of the 2 pictures could be used; the first: number 0 is broken"):
+    with pytest.raises(UserError, match="none of the 2 pictures could be used; the first: n,0: number 0 is broken"):
         evaluate(tmp_path / "run", count=2, broken=(0, 1))
 
 

@@ -73,7 +73,7 @@ def test_a_cut_beyond_the_network(layer):
 
 
 def test_a_network_of_no_known_family():
-    with pytest.raises(iia.UserError, match="SqueezeNet is no CNN that is known how to cut; known are ResNet"):
+    with pytest.raises(iia.UserError, match="SqueezeNet of torchvision is no CNN that is known how to cut; known are ResNet of torchvision"):
         iia.wrap(tv.squeezenet1_1())
 
 
