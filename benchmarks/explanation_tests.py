@@ -1,24 +1,28 @@
 """The six figures without AIC and SIC: how much faster than a pass for each masked picture, and where the time goes.
 
-    python -m benchmarks.explanation_tests                  # 6 pictures, 3 maps each, as many threads as torch takes
-    python -m benchmarks.explanation_tests --pictures=2 --maps=2 --threads=2 --batch_size=8
+    python benchmarks/explanation_tests.py                  # 6 pictures, 3 maps each, as many threads as torch takes
+    python benchmarks/explanation_tests.py --pictures=2 --maps=2 --threads=2 --batch_size=8
 
 The rival computes each figure by itself: it orders the pixels, and asks about one masked picture at a time. Both ways
 start from the same finished maps and must agree on every figure.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import iia
-from iia.datasets.photographs import NAMES, photograph
-from iia.datasets.pictures import denormalise, normalise
-from iia.evaluation.explanation_tests import PAPER, look, score
-from iia.explanation_table import random_maps
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import iia                                                                            # noqa: E402
+from iia.datasets.photographs import NAMES, photograph                                # noqa: E402
+from iia.datasets.pictures import denormalise, normalise                              # noqa: E402
+from iia.evaluation.explanation_tests import PAPER, look, score                       # noqa: E402
+from iia.explanation_table import random_maps                                         # noqa: E402
 
 MODEL, SIX = "efficientnet_lite0", PAPER[:6]
 
@@ -101,7 +105,7 @@ def main() -> None:
     pictures = pictures.repeat(-(-how.pictures // len(NAMES)), 1, 1, 1)[:how.pictures]
     classes = iia.predict(model, pictures)
     maps = [random_maps(pictures, range(k, k + len(pictures)), model.upsampling) for k in range(how.maps)]
-    network = model.network.to(memory_format=torch.channels_last)          # as timm has it, for the rival
+    network = model.network                                     # as timm has it, for the rival
     score(model, pictures[:1], classes[:1], maps[0][:1], SIX, batch_size=how.batch_size)                # warm up
     network(pictures[:1])
 

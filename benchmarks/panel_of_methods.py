@@ -1,10 +1,11 @@
 """All methods on the three photographs that scikit-image ships: docs/methods.png, the panel of the README.
 
-    python -m benchmarks.panel_of_methods
+    python benchmarks/panel_of_methods.py
 
 Prints the seconds that each method takes for a picture.
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-import iia
-from iia import figures
-from iia.datasets.photographs import photograph
-from iia.datasets.pictures import denormalise
-from iia.runs import whole_file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import iia                                                                            # noqa: E402
+from iia import figures                                                               # noqa: E402
+from iia.datasets.photographs import photograph                                       # noqa: E402
+from iia.datasets.pictures import denormalise                                         # noqa: E402
+from iia.runs import whole_file                                                       # noqa: E402
 
 MODEL = "efficientnet_lite0"
 PHOTOGRAPHS = {"chelsea.png": 285, "coffee.png": 967, "rocket.jpg": 657}      # file and ImageNet class

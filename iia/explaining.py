@@ -64,13 +64,13 @@ def check_pictures(model: CNN | ViT, pictures: Tensor) -> None:
                         "iia.load_pictures makes one from files.")
     if pictures.ndim != 4 or pictures.shape[1] != 3:
         raise UserError(f"pictures are [B, 3, H, W], not {list(pictures.shape)}.")
+    if isinstance(model, ViT) and tuple(pictures.shape[-2:]) != (model.size, model.size):
+        raise UserError(f"{model.name} reads pictures of {model.size} x {model.size} pixels, "
+                        f"not {list(pictures.shape[-2:])}.")
     weights = next(model.network.parameters())
     if (pictures.dtype, pictures.device) != (weights.dtype, weights.device):
         raise UserError(f"the pictures are {pictures.dtype} on {pictures.device}, the network is {weights.dtype} on "
                         f"{weights.device}; give it pictures.to({str(weights.device)!r}, {weights.dtype}).")
-    if isinstance(model, ViT) and tuple(pictures.shape[-2:]) != (model.size, model.size):
-        raise UserError(f"{model.name} reads pictures of {model.size} x {model.size} pixels, "
-                        f"not {list(pictures.shape[-2:])}.")
 
 
 def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequence[int] | int) -> Tensor:
