@@ -108,6 +108,7 @@ def sharing(model: nn.Module, pictures: Tensor) -> Iterator[None]:
     if not isinstance(model, CNN):
         yield
         return
+    model.refresh()                     # which forgets all that is kept
     model.shared = Shared(pictures)
     try:
         yield
