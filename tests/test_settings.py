@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 
+from iia import settings
 from iia.errors import UserError
 from iia.settings import commented_variables, read
 
@@ -82,3 +83,14 @@ def test_help_lists_every_setting_with_comment_and_value(tmp_path):
     assert run("--steps", "4").stdout.strip() == "4"
     wrong = run("--stepss=4")
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: unknown flag") and "Traceback" not in wrong.stderr
+
+
+def test_what_the_system_says_of_a_file_is_one_line(tmp_path, capsys, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text("")
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(SystemExit) as end:
+        settings.run(lambda chosen: open(tmp_path / ("long" * 100)), {"__file__": str(script)})
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "cannot be used (" in said and said.count("\n") == 1

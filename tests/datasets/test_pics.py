@@ -11,6 +11,7 @@ from iia.datasets.photographs import NAMES, photograph, put_in_place
 from iia.datasets.pics import read_pics
 from iia.datasets.pictures import PictureError, denormalise, normalise, open_picture, squash
 from iia.errors import UserError
+from iia.generator import without_twins
 
 
 def test_what_a_list_may_contain(tmp_path):
@@ -85,3 +86,11 @@ def test_the_photographs_are_put_in_place_once(tmp_path):
     wanted[0].write_bytes(b"the user's own")
     put_in_place(wanted)
     assert wanted[0].read_bytes() == b"the user's own"
+
+
+def test_pictures_whose_files_would_overwrite_each_other(tmp_path):
+    path = tmp_path / "pics.txt"
+    path.write_text("a.png 3\nb.png 3\na.jpg 3\na.jpg 4\na.png 3\n")
+    pics, twins = without_twins(read_pics(path, ".")[0])
+    assert [(pic.path.name, pic.target) for pic in pics] == [("a.png", 3), ("b.png", 3), ("a.jpg", 4), ("a.png", 3)]
+    assert twins == [f"{path}:3: the files of a.jpg would overwrite those of a.png; rename one"]

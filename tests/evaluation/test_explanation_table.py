@@ -220,3 +220,13 @@ def test_both_definitions_in_one_table_from_the_command_line(tmp_path):
     assert list(figures) == ["random", "iia-ablation-ac", "iia-ablation-ac@release"]
     assert figures["iia-ablation-ac"]["INS"] != figures["iia-ablation-ac@release"]["INS"]
     assert figures["random"]["INS"] < figures["iia-ablation-ac"]["INS"]
+
+
+def test_of_several_processes_the_first_alone_says_that_pictures_were_skipped(place, monkeypatch, capsys):
+    """torchrun stops all processes when one ends with an error: the report would be cut short."""
+    write_maps(place)
+    assert explanation_table.table(Scrambles(), chosen(place), "last", 1) == 1
+    monkeypatch.setenv("RANK", "1")
+    capsys.readouterr()
+    assert explanation_table.table(Scrambles(), chosen(place), "last", 1) == 0
+    assert "operation" not in capsys.readouterr().out
