@@ -80,13 +80,14 @@ def save_curves(path: str | Path, title: str, axes: Mapping[str, np.ndarray],
     columns = min(len(names), 4)
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(3.4 * columns + 2.2, 3.1 * rows + 0.4), dpi=110, layout="constrained")
-    methods = dict.fromkeys(operation.partition("@")[0] for operation in curves)      # one colour under all definitions
+    methods = list(dict.fromkeys(operation.partition("@")[0] for operation in curves))      # one colour under all definitions
     colours = {method: f"C{number % 10}" for number, method in enumerate(methods)} | {"random": "silver"}
+    lines = {operation: ":" if "@" in operation else ("-", "--", "-.")[methods.index(operation) // 10 % 3] for operation in curves}
     plots = figure.subplots(rows, columns, squeeze=False).flat
     for name, plot in zip(names, plots):
         for operation, own in curves.items():
             if name in own:
-                plot.plot(axes[name], own[name], ":" if "@" in operation else "-", label=operation, linewidth=1.5,
+                plot.plot(axes[name], own[name], lines[operation], label=operation, linewidth=1.5,
                           color=colours[operation.partition("@")[0]])
         plot.set(title=name, xlabel=labels[name][0], ylabel=labels[name][1], ylim=(0, None), xlim=(0, axes[name][-1]))
         plot.grid(alpha=0.3)
