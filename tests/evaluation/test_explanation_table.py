@@ -19,7 +19,6 @@ from iia.datasets.pictures import load_pictures
 from iia.errors import UserError
 from iia.evaluation.explanation_tests import PAPER, score
 from iia.models import load_cnn
-from iia.models.cnn import CNN
 from tests.evaluation.toys import Scrambles
 
 ROOT = Path(__file__).resolve().parents[2]
