@@ -24,7 +24,7 @@ class SampleError(UserError):
 class SegmentationDataset(Dataset):
     """Samples (picture [3, size, size] normalised, mask [size, size] long: 1 = object, id).
 
-    A data set fills in `ids` and `read`. Nothing but file names is kept between samples, so that it can be
+    A data set fills in `ids` and `read`, and may name `sources`. Nothing but file names is kept between samples, so that it can be
     handed to reading processes.
 
     Args:
@@ -38,7 +38,7 @@ class SegmentationDataset(Dataset):
     name: str                     # in the names of folders
     default_root: str             # where the scripts look for it
     ids: list[str]
-    sources: list[Path]           # the files that say what the data set holds, but for single pictures and masks
+    sources: Sequence[Path] = ()  # the files that say what the data set holds: results are not kept when they change
 
     def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, size: int) -> None:
         self.mean, self.std = (mean, std) if mean else RAW

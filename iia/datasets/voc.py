@@ -43,8 +43,8 @@ class Voc(SegmentationDataset):
         path = self.folder / "SegmentationClass" / f"{name}.png"
         try:
             with Image.open(path) as mask:
-                colours = mask.mode not in ("1", "L", "P", "I", "F") and not mask.mode.startswith("I;")
-                labels = np.array(mask.convert("RGB") if colours else mask)      # of a palette picture its numbers, [H, W]
+                several = len(mask.getbands()) > 1               # colours; of a palette picture its numbers count, [H, W]
+                labels = np.array(mask.convert("RGB") if several else mask)
         except FileNotFoundError as why:
             raise SampleError(f"the mask {path} is missing") from why
         except (OSError, ValueError, SyntaxError) as why:
