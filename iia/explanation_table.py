@@ -22,9 +22,9 @@ from .datasets.pictures import normalise, open_picture, squash
 from .errors import UserError, check_choice
 from .evaluation.bootstrap import CONFIDENCE, intervals
 from .evaluation.explanation_tests import FIGURES, axes, look, score
-from .evaluation.runner import Batch, Measure, Row, digest, evaluate, fingerprint, stamps
+from .evaluation.runner import Batch, Measure, Row, digest, evaluate, exit_code, fingerprint, stamps
 from .explaining import explain, operations, predict, sharing
-from .maps import finish, is_degenerate, minmax
+from .maps import finish, is_degenerate, map_file, minmax
 from .methods import DEFINITIONS
 from .models import chosen_cnn, chosen_vit
 from .runs import pick_device, rank, whole_file, with_halving
@@ -61,7 +61,7 @@ def table(model, chosen: settings.Settings, layer: int | str, steps: int) -> int
                                                   chosen.explained_class))
     identity = {"model": model.label, "weights": fingerprint(model), "layer": cut, "steps": steps,
                 "maps": None if chosen.heatmaps_dir is None else digest(stamps(
-                    map_file(Path(chosen.heatmaps_dir), pic.path.name, operation, model.name)
+                    map_file(chosen.heatmaps_dir, pic.stem, operation, model.name)
                     for pic in pics.pics for operation in chosen.operations)),
                 "targets": digest(str(pic.target) for pic in pics.pics),
                 **{name: getattr(chosen, name) for name in ("figures", "explained_class", "definition", "heatmaps_dir",
@@ -72,8 +72,7 @@ def table(model, chosen: settings.Settings, layer: int | str, steps: int) -> int
                        title=model.label)
     if rank() == 0:
         report(summary, folder, f"{model.label}, cut at {cut}, {chosen.explained_class} class explained")
-        return 1 if summary["skipped"]["count"] else 0
-    return 0                  # the other processes' words are in the same summary; torchrun stops all at the first failure
+    return exit_code(summary)
 
 
 def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> None:
@@ -225,7 +224,7 @@ def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, i
     """Maps made elsewhere, `{stem}_{operation}_{model}.npy`: [B, H, W] in [0, 1], and {place: why there is none}."""
     maps, skipped = torch.zeros_like(pictures[:, 0]), {}
     for i, name in enumerate(ids):
-        path = map_file(folder, name, operation, model_name)
+        path = map_file(folder, Path(name).stem, operation, model_name)
         try:
             values = np.load(path)
             if values.shape != maps[i].shape:
@@ -236,11 +235,6 @@ def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, i
         except Exception as why:           # a file may pretend to be an archive, a pickle, an array of anything
             skipped[i] = f"{path} holds no map ({why})"
     return minmax(maps), skipped
-
-
-def map_file(folder: Path, picture: str, operation: str, model_name: str) -> Path:
-    """Where a map made elsewhere lies."""
-    return folder / f"{Path(picture).stem}_{operation}_{model_name}.npy"
 
 
 # ----------------------------------------------------------------------------------- table

@@ -15,7 +15,7 @@ from .datasets.photographs import put_in_place
 from .datasets.pictures import PictureError, normalise, open_picture, squash
 from .errors import UserError, check_choice
 from .explaining import explain, operations, predict, sharing
-from .maps import is_degenerate
+from .maps import is_degenerate, map_file
 from .methods import DEFINITIONS
 from .runs import Skips, pick_device, versions, whole_file
 
@@ -128,7 +128,7 @@ def write_results(model, chosen: settings.Settings, pic: Pic, picture: np.ndarra
     figures.save_panel(Path(chosen.results_dir) / f"{model.name}_{figures.safe(name)}_{figures.safe(pic.stem)}.png", title, tiles)
     if chosen.save_heatmaps_masks:
         for operation, heatmap in maps.items():
-            path = Path(chosen.heatmaps_dir) / f"{pic.stem}_{operation}_{model.name}.npy"
+            path = map_file(chosen.heatmaps_dir, pic.stem, operation, model.name)
             with whole_file(path) as temporary:
                 np.save(temporary, heatmap.astype(np.float32))
             figures.save_mask(path.with_name(f"{path.stem}_mask.png"), picture, heatmap)

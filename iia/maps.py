@@ -1,4 +1,6 @@
-"""From a raw map to the finished one: upsampled to the picture and scaled to [0, 1]."""
+"""From a raw map to the finished one: upsampled to the picture and scaled to [0, 1]; and where it is kept."""
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -31,3 +33,8 @@ def finish(raw: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     if raw.shape[-2:] != size:
         raw = F.interpolate(raw[:, None], size=size, mode=mode, align_corners=False)[:, 0]
     return minmax(raw)
+
+
+def map_file(folder: str | Path, stem: str, operation: str, model_name: str) -> Path:
+    """Where the finished map of a picture lies, as a float32 array."""
+    return Path(folder) / f"{stem}_{operation}_{model_name}.npy"

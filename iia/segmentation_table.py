@@ -11,7 +11,7 @@ from .datasets.segmentation import SegmentationDataset
 from .datasets.voc import Voc
 from .errors import UserError, check_choice
 from .evaluation import segmentation
-from .evaluation.runner import Batch, Measure, Row, evaluate, fingerprint, print_table, stamps
+from .evaluation.runner import Batch, Measure, Row, evaluate, exit_code, fingerprint, print_table, stamps
 from .explaining import explain, predict, sharing
 from .generator import check
 from .maps import is_degenerate
@@ -58,8 +58,7 @@ def table(model, dataset: str, chosen: settings.Settings, layer: int | str, step
                        title=f"{dataset}, {model.label}")
     if rank() == 0:
         report(summary, model, folder)
-        return 1 if summary["skipped"]["count"] else 0
-    return 0                  # the other processes' words are in the same summary; torchrun stops all at the first failure
+    return exit_code(summary)
 
 
 def open_dataset(name: str, root: str | None, model, definition: str) -> SegmentationDataset:

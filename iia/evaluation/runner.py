@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..runs import Crew, Skips, crew, repeatable, versions, whole_file, write_json
+from ..runs import Crew, Skips, crew, rank, repeatable, versions, whole_file, write_json
 
 Row = dict[str, object]
 FIRST_COLUMNS = {"index": int, "id": str, "operation": str, "skipped": str, "degenerate": int}
@@ -427,6 +427,12 @@ def fingerprint(model: nn.Module) -> str:
 
 def _bytes(value: Tensor) -> memoryview:
     return memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def exit_code(summary: dict) -> int:
+    """1 when a picture was skipped. The first of several processes says so alone: torchrun stops all of them when one
+    ends with an error, and that one may still be reporting."""
+    return int(rank() == 0 and summary["skipped"]["count"] > 0)
 
 
 def print_table(figures: dict[str, dict[str, float]], scale: float = 1, digits: int = 2) -> None:
