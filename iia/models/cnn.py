@@ -126,7 +126,8 @@ class CNN(nn.Module):
     Args:
         network: a torchvision ResNet, DenseNet, ConvNeXt or VGG, or a timm EfficientNet. It is left
             as it is: what is explained is a copy of its structure that shares its weights. The passes
-            of IIA go through a quicker copy (`quick_copy`), made anew when a weight has changed.
+            of IIA go through a quicker copy (`quick_copy`), which `refresh` makes anew when a weight has
+            changed; `iia.explain` and a call of the model ask for it.
         name: what files and figures call it.
         mean, std: the normalisation of its pictures; None for what timm says of the network, else ImageNet's.
         precision: "fp32", or "bf16" to run the stages in bfloat16 (the integrals stay in float32).
