@@ -92,10 +92,10 @@ def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int) -> Te
             return last_block_path(model, tokens, recorded, y, n)
         block = model.blocks[-2]
         whole = model.attention(block, tokens.detach(), tokens.shape[1])      # A_{L−1}: [P, heads, N, N]
-        values, total = model.values(block, tokens), 0
+        total = 0
         for a in path_points(n, x):
             part = (a * whole).requires_grad_()
-            behind = model.through(block, tokens, part, values)
+            behind = model.through(block, tokens, part)
             total = total + last_block_path(model, behind, [*recorded, part], y, n)
         return total
 
@@ -114,14 +114,13 @@ def last_block_path(model: ViT, tokens: Tensor, recorded: list[Tensor], y: Tenso
     """
     block = model.blocks[-1]
     end = model.attention(block, tokens.detach(), model.read) if end is None else end
-    values = model.values(block, tokens)
     total = tokens.new_zeros(len(tokens), len(recorded) + 1, tokens.shape[1], tokens.shape[1], dtype=sum_dtype(tokens))
     for a in path_points(n, end):
         last = (a * end).detach().requires_grad_()
         matrices = [*recorded, last]
-        score = class_score(model, tokens, last, y, values)
+        score = class_score(model, tokens, last, y)
         for b, (A, G) in enumerate(zip(matrices, torch.autograd.grad(score, matrices, retain_graph=True), strict=True)):
-            total[:, b, :A.shape[2]] += (A.detach() * G).relu_().mean(1)
+            total[:, b, :A.shape[2]] += G.mul_(A.detach()).relu_().mean(1)
     return total
 
 
@@ -130,11 +129,9 @@ def sum_dtype(tokens: Tensor) -> torch.dtype:
     return torch.promote_types(tokens.dtype, torch.float32)
 
 
-def class_score(model: ViT, tokens: Tensor, last: Tensor, y: Tensor, values: Tensor | None = None) -> Tensor:
+def class_score(model: ViT, tokens: Tensor, last: Tensor, y: Tensor) -> Tensor:
     """Σ f_y with the last block's attention replaced by `last` [P, heads, read, N]."""
-    block = model.blocks[-1]
-    values = model.values(block, tokens) if values is None else values
-    return model.head(model.through(block, tokens, last, values)).gather(1, y[:, None]).sum()
+    return model.head(model.through(model.blocks[-1], tokens, last)).gather(1, y[:, None]).sum()
 
 
 def plain_run(model: ViT, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:

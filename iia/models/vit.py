@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import timm
 import torch
-import torch.nn.functional as F
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
 from .frozen import frozen_copy, moment
+from .linear import linear, with_token_linears
 from .weights import Source
 
 
@@ -47,6 +47,7 @@ class ViT(nn.Module):
         self.mean = tuple(mean or config.get("mean", (0.5, 0.5, 0.5)))
         self.std = tuple(std or config.get("std", (0.5, 0.5, 0.5)))
         self.network = frozen_copy(network)
+        with_token_linears(self.network.blocks)
         self.grid = tuple(network.patch_embed.grid_size)
         self.size = network.patch_embed.img_size[0]
         self.read = 2 if isinstance(network, VisionTransformerDistilled) else 1    # tokens the head reads
@@ -147,22 +148,37 @@ class ViT(nn.Module):
         k = part.k_norm(self._project(part, normed, 1))
         return (q * part.scale @ k.transpose(-2, -1)).softmax(-1)
 
-    def values(self, block: Block, tokens: Tensor) -> Tensor:
-        """What the block's attention weighs: [B, heads, N, d]."""
-        return self._project(block.attn, block.norm1(tokens), 2)
-
-    def through(self, block: Block, tokens: Tensor, attention: Tensor, values: Tensor) -> Tensor:
+    def through(self, block: Block, tokens: Tensor, attention: Tensor) -> Tensor:
         """The block's output with `attention` [B, heads, rows, N] in place of its own: [B, rows, D]."""
-        part, tokens = block.attn, tokens[:, :attention.shape[2]]
-        mixed = part.norm((attention @ values).transpose(1, 2).flatten(2))       # [B, rows, heads·d]
-        tokens = tokens + block.ls1(part.proj(mixed))
-        return tokens + block.ls2(block.mlp(block.norm2(tokens)))
+        part, rows = block.attn, tokens[:, :attention.shape[2]]
+        rows = rows + block.ls1(part.proj(part.norm(self._mix(part, attention, block.norm1(tokens)))))
+        return rows + block.ls2(block.mlp(block.norm2(rows)))
+
+    def _mix(self, part: Attention, attention: Tensor, normed: Tensor) -> Tensor:
+        """What attention [B, heads, rows, N] makes of the tokens' values: [B, N, D] -> [B, rows, heads·d].
+
+        Few rows average the tokens first and project the averages, not all tokens: the same product of three
+        matrices, from the other end.
+        """
+        heads, rows = attention.shape[1:3]
+        if heads * rows >= normed.shape[-1]:
+            return (attention @ self._project(part, normed, 2)).transpose(1, 2).flatten(2)
+        weight, bias = self._projection(part, 2)
+        averages = (attention.flatten(1, 2) @ normed).unflatten(1, (heads, rows))               # [B, heads, rows, D]
+        mixed = torch.einsum("bhrc,hdc->brhd", averages, weight.unflatten(0, (heads, -1)))
+        if bias is not None:
+            mixed = mixed + attention.sum(-1).transpose(1, 2)[..., None] * bias.unflatten(0, (heads, -1))
+        return mixed.flatten(2)
+
+    def _project(self, part: Attention, normed: Tensor, which: int) -> Tensor:
+        """Queries (0), keys (1) or values (2): [B, N, D] -> [B, heads, N, d]."""
+        return linear(normed, *self._projection(part, which)).unflatten(-1, (part.num_heads, -1)).transpose(1, 2)
 
     @staticmethod
-    def _project(part: Attention, normed: Tensor, which: int) -> Tensor:
-        """Queries (0), keys (1) or values (2): [B, N, D] -> [B, heads, N, d]."""
+    def _projection(part: Attention, which: int) -> tuple[Tensor, Tensor | None]:
+        """The weight [heads·d, D] and the bias [heads·d] of queries (0), keys (1) or values (2)."""
         bias = None if part.qkv.bias is None else part.qkv.bias.chunk(3)[which]
-        return F.linear(normed, part.qkv.weight.chunk(3)[which], bias).unflatten(-1, (part.num_heads, -1)).transpose(1, 2)
+        return part.qkv.weight.chunk(3)[which], bias
 
 
 def check_explainable(network: nn.Module) -> None:
