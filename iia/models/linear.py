@@ -8,11 +8,7 @@ FEW = 128      # below so many tokens there is too little work for the convoluti
 
 
 class TokenLinear(nn.Linear):
-    """A linear layer that shares another one's weights and computes by `linear`."""
-
-    def __init__(self, like: nn.Linear) -> None:
-        super().__init__(like.in_features, like.out_features, bias=like.bias is not None, device="meta")
-        self.weight, self.bias = like.weight, like.bias
+    """A linear layer that computes by `linear`."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         return linear(tokens, self.weight, self.bias)
@@ -33,9 +29,8 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def with_token_linears(network: nn.Module) -> nn.Module:
-    """The network, each of whose plain linear layers has become a `TokenLinear`."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                setattr(parent, name, TokenLinear(child))
+    """The network itself, each of whose plain linear layers has become a `TokenLinear`."""
+    for part in network.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = TokenLinear       # keeps its weights, its hooks and whatever else was done to it
     return network
