@@ -18,11 +18,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import iia                                                                            # noqa: E402
-from iia.datasets.photographs import NAMES, photograph                                # noqa: E402
-from iia.datasets.pictures import denormalise, normalise                              # noqa: E402
-from iia.evaluation.explanation_tests import PAPER, look, score                       # noqa: E402
-from iia.explanation_table import random_maps                                         # noqa: E402
+import iia
+from iia.datasets.photographs import NAMES, photograph
+from iia.datasets.pictures import denormalise, normalise
+from iia.evaluation.explanation_tests import PAPER, look, score
+from iia.explanation_table import random_maps
 
 MODEL, SIX = "efficientnet_lite0", PAPER[:6]
 

@@ -15,11 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import iia                                                                            # noqa: E402
-from iia import figures                                                               # noqa: E402
-from iia.datasets.photographs import photograph                                       # noqa: E402
-from iia.datasets.pictures import denormalise                                         # noqa: E402
-from iia.runs import whole_file                                                       # noqa: E402
+import iia
+from iia import figures
+from iia.datasets.photographs import photograph
+from iia.datasets.pictures import denormalise
+from iia.runs import whole_file
 
 MODEL = "efficientnet_lite0"
 PHOTOGRAPHS = {"chelsea.png": 285, "coffee.png": 967, "rocket.jpg": 657}      # file and ImageNet class

@@ -24,14 +24,14 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from iia import segmentation_table                                                    # noqa: E402
-from iia.datasets.coco import Coco                                                    # noqa: E402
-from iia.evaluation import runner, segmentation                                       # noqa: E402
-from iia.models.cnn import CNN, IMAGENET_MEAN, IMAGENET_STD                           # noqa: E402
-from iia.settings import Settings                                                     # noqa: E402
-from tests import oracles_segmentation                                                # noqa: E402
-from tests.oracles import cnn_map                                                     # noqa: E402
-from tests.segmentation_trees import coco_tree                                        # noqa: E402
+from iia import segmentation_table
+from iia.datasets.coco import Coco
+from iia.evaluation import runner, segmentation
+from iia.models.cnn import CNN, IMAGENET_MEAN, IMAGENET_STD
+from iia.settings import Settings
+from tests import oracles_segmentation
+from tests.oracles import cnn_map
+from tests.segmentation_trees import coco_tree
 
 OPERATIONS = ("iia", "iia-triple")          # as the scripts have them
 

@@ -36,8 +36,8 @@ class Settings(SimpleNamespace):
 def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") -> typing.NoReturn:
     """Run a script's `main` with its settings: `settings.run(main, globals())`; `epilog` ends its `--help`.
 
-    A UserError, or what the system says of a file, is printed as one message (exit code 2); Ctrl-C ends quietly (130). Otherwise the exit
-    code is what `main` returns.
+    A UserError, or what the system says of a file, is printed as one message (exit code 2); Ctrl-C ends
+    quietly (130). Otherwise the exit code is what `main` returns.
     """
     try:
         code = main(read(script, sys.argv[1:], epilog)) or 0

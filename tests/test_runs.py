@@ -8,7 +8,6 @@ import torch
 
 from iia import runs
 from iia.errors import UserError
-from iia.runs import whole_file
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -58,6 +57,6 @@ def test_devices():
 
 
 def test_a_disk_that_is_full(tmp_path):
-    with pytest.raises(UserError, match="cannot write .*map.npy .No space left"), whole_file(tmp_path / "map.npy"):
+    with pytest.raises(UserError, match="cannot write .*map.npy .No space left"), runs.whole_file(tmp_path / "map.npy"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())

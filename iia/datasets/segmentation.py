@@ -24,8 +24,8 @@ class SampleError(UserError):
 class SegmentationDataset(Dataset):
     """Samples (picture [3, size, size] normalised, mask [size, size] long: 1 = object, id).
 
-    A data set fills in `ids` and `read`, and may name `sources`. Nothing but file names is kept between samples, so that it can be
-    handed to reading processes.
+    A data set fills in `ids` and `read`, and may name `sources`. Nothing but file names is kept between samples,
+    so that it can be handed to reading processes.
 
     Args:
         mean, std: the normalisation that the network wants; None leaves the pictures in [0, 1].

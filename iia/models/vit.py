@@ -157,15 +157,15 @@ class ViT(nn.Module):
     def _mix(self, part: Attention, attention: Tensor, normed: Tensor) -> Tensor:
         """What attention [B, heads, rows, N] makes of the tokens' values: [B, N, D] -> [B, rows, heads·d].
 
-        Few rows average the tokens first and project the averages, not all tokens: the same product of three
-        matrices, from the other end.
+        Few rows weigh and sum the tokens first and project their sums, not all tokens: the same product of
+        three matrices, from the other end.
         """
         heads, rows = attention.shape[1:3]
         if heads * rows >= normed.shape[-1]:
             return (attention @ self._project(part, normed, 2)).transpose(1, 2).flatten(2)
         weight, bias = self._projection(part, 2)
-        averages = (attention.flatten(1, 2) @ normed).unflatten(1, (heads, rows))               # [B, heads, rows, D]
-        mixed = torch.einsum("bhrc,hdc->brhd", averages, weight.unflatten(0, (heads, -1)))
+        sums = (attention.flatten(1, 2) @ normed).unflatten(1, (heads, rows))               # [B, heads, rows, D]
+        mixed = torch.einsum("bhrc,hdc->brhd", sums, weight.unflatten(0, (heads, -1)))
         if bias is not None:
             mixed = mixed + attention.sum(-1).transpose(1, 2)[..., None] * bias.unflatten(0, (heads, -1))
         return mixed.flatten(2)
