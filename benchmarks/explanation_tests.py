@@ -99,6 +99,7 @@ def main() -> None:
     for name, default in (("pictures", 6), ("maps", 3), ("batch_size", 32), ("threads", torch.get_num_threads())):
         parser.add_argument(f"--{name}", type=int, default=default)
     how = parser.parse_args()
+    iia.keep_freed_memory()                                     # as the scripts do
     torch.set_num_threads(how.threads)
     model = iia.load_model(MODEL).to("cuda" if torch.cuda.is_available() else "cpu")
     pictures = iia.load_pictures([photograph(name) for name in NAMES], model)

@@ -24,6 +24,7 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import iia
 from iia import segmentation_table
 from iia.datasets.coco import Coco
 from iia.evaluation import runner, segmentation
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet101", help="a torchvision ResNet")
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
+    iia.keep_freed_memory()                       # as the scripts do
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     clock, ratios = Clock(), []

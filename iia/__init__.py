@@ -9,6 +9,8 @@
 from .datasets.pictures import load_pictures
 from .errors import UserError
 from .explaining import explain, operations, predict, sharing
+from .memory import keep_freed_memory
 from .models import load_model, wrap
 
-__all__ = ["UserError", "explain", "load_model", "load_pictures", "operations", "predict", "sharing", "wrap"]
+__all__ = ["UserError", "explain", "keep_freed_memory", "load_model", "load_pictures", "operations", "predict", "sharing",
+           "wrap"]

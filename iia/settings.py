@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from .errors import UserError
+from .memory import keep_freed_memory
 
 
 class Settings(SimpleNamespace):
@@ -37,8 +38,9 @@ def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") 
     """Run a script's `main` with its settings: `settings.run(main, globals())`; `epilog` ends its `--help`.
 
     A UserError, or what the system says of a file, is printed as one message (exit code 2); Ctrl-C ends
-    quietly (130). Otherwise the exit code is what `main` returns.
+    quietly (130). Otherwise the exit code is what `main` returns. On a CPU the process keeps freed memory.
     """
+    keep_freed_memory()
     try:
         code = main(read(script, sys.argv[1:], epilog)) or 0
     except UserError as error:

@@ -1,0 +1,46 @@
+"""Freed memory stays with a script's process, and with no other."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iia.memory import keep_freed_memory
+
+FAULTS = '''"""Prints the page faults of 16 tensors of 64 MiB, each freed before the next."""
+import resource
+import iia
+import torch
+from iia import settings
+
+def main(chosen=None):
+    torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(16):
+        torch.ones(2**24)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+'''
+
+
+def faults(folder: Path, start: str) -> int:
+    script = folder / "script.py"
+    script.write_text(FAULTS + start + "\n")
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True,
+                         env={"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+    return int(ran.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can keep freed memory")
+def test_a_script_keeps_freed_memory(tmp_path):
+    by_default = faults(tmp_path, "main()")
+    assert faults(tmp_path, "settings.run(main, globals())") < by_default / 4
+    assert faults(tmp_path, "iia.keep_freed_memory(), main()") < by_default / 4
+
+
+def test_a_system_that_cannot_is_left_as_it_is(monkeypatch):
+    def no_library(name):
+        raise OSError(name)
+    monkeypatch.setattr("ctypes.CDLL", no_library)
+    assert keep_freed_memory() is False
