@@ -1,13 +1,9 @@
 """The six figures without AIC and SIC: how much faster than a pass for each masked picture, and where the time goes.
 
-    python benchmarks/explanation_tests.py                  # 6 pictures, 3 maps each, as many threads as torch takes
-    python benchmarks/explanation_tests.py --pictures=2 --maps=2 --threads=2 --batch_size=8
-
 The rival computes each figure by itself: it orders the pixels, and asks about one masked picture at a time. Both ways
 start from the same finished maps and must agree on every figure.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -19,10 +15,19 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import iia
+from benchmarks.timing import synchronise
+from iia import settings
 from iia.datasets.photographs import NAMES, photograph
 from iia.datasets.pictures import denormalise, normalise
 from iia.evaluation.explanation_tests import PAPER, look, score
 from iia.explanation_table import random_maps
+
+# ------------------------------------------------------------------------------------- settings
+pictures = 6                    # each of the photographs again and again
+maps = 3                        # random maps of each picture
+batch_size = 32                 # rows through the network at once
+threads: int | None = None      # of torch; None for as many as it takes
+# ----------------------------------------------------------------------------------------------
 
 MODEL, SIX = "efficientnet_lite0", PAPER[:6]
 
@@ -34,18 +39,13 @@ class Timed:
         self.network, self.mean, self.std, self.seconds, self.rows, self.passes = network, model.mean, model.std, 0.0, 0, 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        wait()
+        synchronise()
         start = time.perf_counter()
         logits = self.network(x)
-        wait()
+        synchronise()
         self.seconds += time.perf_counter() - start
         self.rows, self.passes = self.rows + len(x), self.passes + 1
         return logits
-
-
-def wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 # ------------------------------------------------------------- the rival: one picture, one figure at a time
@@ -80,10 +80,10 @@ def one_by_one(model, picture: Tensor, wanted: int, saliency: Tensor) -> list[fl
 # ------------------------------------------------------------------------------------------------- measuring
 
 def seconds(work: Callable[[], object]) -> tuple[float, object]:
-    wait()
+    synchronise()
     start = time.perf_counter()
     result = work()
-    wait()
+    synchronise()
     return time.perf_counter() - start, result
 
 
@@ -94,13 +94,8 @@ def together(model, pictures: Tensor, classes: Tensor, maps: list[Tensor], batch
     return torch.stack([torch.stack(list(own.values()), -1) for own in figures])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("pictures", 6), ("maps", 3), ("batch_size", 32), ("threads", torch.get_num_threads())):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    how = parser.parse_args()
-    iia.keep_freed_memory()                                     # as the scripts do
-    torch.set_num_threads(how.threads)
+def main(how: settings.Settings) -> None:
+    torch.set_num_threads(how.threads or torch.get_num_threads())
     model = iia.load_model(MODEL).to("cuda" if torch.cuda.is_available() else "cpu")
     pictures = iia.load_pictures([photograph(name) for name in NAMES], model)
     pictures = pictures.repeat(-(-how.pictures // len(NAMES)), 1, 1, 1)[:how.pictures]
@@ -124,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    settings.run(main, globals())

@@ -1,14 +1,12 @@
 """How much faster is a segmentation table than the straightforward way? Both in one run, end to end.
 
-    python benchmarks/segmentation.py [--pictures=4] [--rounds=1] [--steps=10] [--network=resnet101] [--threads=2]
-
 Both explain the same pictures by IIA2 and IIA3 (n steps), as the scripts do, with the same random weights,
 and score the maps. The straightforward way goes as published code does: it builds the network and loads its weights for every
 picture, goes picture by picture and step by step, and asks scikit-learn for every figure. Prints the ratio of
 the times (median of the rounds), the figures of IIA2 both ways, and where this project's time goes.
 """
 
-import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -24,27 +22,34 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import iia
-from iia import segmentation_table
+from iia import segmentation_table, settings
 from iia.datasets.coco import Coco
 from iia.evaluation import runner, segmentation
 from iia.models.cnn import CNN, IMAGENET_MEAN, IMAGENET_STD
-from iia.settings import Settings
 from tests import oracles_segmentation
 from tests.oracles import cnn_map
 from tests.segmentation_trees import coco_tree
 
-OPERATIONS = ("iia", "iia-triple")          # as the scripts have them
+# ------------------------------------------------------------------------------------- settings
+network = "resnet101"           # a torchvision ResNet
+pictures = 4                    # explained, of a data set that the benchmark makes
+steps = 10                      # n
+rounds = 1                      # measured rounds
+threads = 2                     # of torch
+# ----------------------------------------------------------------------------------------------
+
+OPERATIONS = ("iia", "iia-triple")
 
 
 def ours(network: str, weights: Path, root: Path, results: Path, steps: int) -> dict[str, float]:
     """The table as the script makes it; IIA2's figures."""
     model = CNN(build(network, weights), network)
-    chosen = Settings(operations=list(OPERATIONS), definition="paper", precision="fp32", batch_size=32, dataset_root=str(root),
-                      results_dir=str(results), save_overlays=0, num_workers=2, max_images=None, device="cpu")
+    chosen = settings.Settings(operations=list(OPERATIONS), definition="paper", precision="fp32", batch_size=32,
+                               dataset_root=str(root), results_dir=str(results), save_overlays=0, num_workers=2,
+                               max_images=None, device="cpu")
     segmentation_table.table(model, "coco", chosen, "last", steps)
     summary = next(results.glob("*/summary.json"))
-    return runner.json.loads(summary.read_text())["figures"]["iia"]
+    return json.loads(summary.read_text())["figures"]["iia"]
 
 
 def straightforward(network: str, weights: Path, root: Path, steps: int) -> dict[str, float]:
@@ -95,15 +100,7 @@ class Clock:
         return self.wrap(part, function)(*arguments)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--network", default="resnet101", help="a torchvision ResNet")
-    parser.add_argument("--threads", type=int, default=2)
-    chosen = parser.parse_args()
-    iia.keep_freed_memory()                       # as the scripts do
+def main(chosen: settings.Settings) -> None:
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     clock, ratios = Clock(), []
@@ -125,7 +122,7 @@ def main() -> None:
     report(chosen, clock.seconds, ratios, fast, slow)
 
 
-def report(chosen: argparse.Namespace, seconds: Counter, ratios: list[float], fast: dict, slow: dict) -> None:
+def report(chosen: settings.Settings, seconds: Counter, ratios: list[float], fast: dict, slow: dict) -> None:
     print(f"\n{chosen.network}, IIA2 and IIA3, n = {chosen.steps}, {chosen.pictures} pictures, {chosen.threads} threads, "
           f"{chosen.rounds} rounds")
     print(f"straightforward / this project: {statistics.median(ratios):.2f}  (rounds: "
@@ -139,4 +136,4 @@ def report(chosen: argparse.Namespace, seconds: Counter, ratios: list[float], fa
 
 
 if __name__ == "__main__":
-    main()
+    settings.run(main, globals())

@@ -38,7 +38,7 @@ def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") 
     """Run a script's `main` with its settings: `settings.run(main, globals())`; `epilog` ends its `--help`.
 
     A UserError, or what the system says of a file, is printed as one message (exit code 2); Ctrl-C ends
-    quietly (130). Otherwise the exit code is what `main` returns. On a CPU the process keeps freed memory.
+    quietly (130). Otherwise the exit code is what `main` returns. The process keeps freed memory.
     """
     keep_freed_memory()
     try:
