@@ -15,12 +15,12 @@ import iia
 from benchmarks.timing import machine, medians
 from iia import settings
 from iia.integration import chunks
-from iia.models.cnn import CNN, NETWORKS
+from iia.models.names import build
 from iia.runs import pick_device
 from tests.oracles import cnn_map
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "resnet101"        # the network
+model_name = "resnet101"        # a torchvision ResNet
 pictures = 4                    # explained at once
 steps = 10                      # n
 batch_size = 22                 # rows through the network at once
@@ -33,13 +33,14 @@ device = "auto"                 # "auto", "cuda", "cpu"
 def main(chosen):
     where = pick_device(chosen.device)
     torch.manual_seed(0)
-    network = NETWORKS[chosen.model_name].build().eval().to(where)
+    network = build(chosen.model_name)[0].eval().to(where)
     x, y = torch.randn(chosen.pictures, 3, 224, 224, device=where), torch.arange(chosen.pictures, device=where)
     n, b = chosen.steps, chosen.batch_size
-    models = {p: CNN(network, chosen.model_name, precision=p) for p in ("fp32", "bf16")}
+    models = {p: iia.wrap(network, name=chosen.model_name, precision=p) for p in ("fp32", "bf16")}
     model, cut = models["fp32"], models["fp32"].cut("last")
     path = torch.cat([x * (i / n) for i in range(1, n + 1)]).contiguous(memory_format=torch.channels_last)
-    stages = copy.deepcopy(model.tail(0)).to(memory_format=torch.channels_last)      # the network as it is
+    parts, head = taken_apart(network, model.stage_names)
+    stages = copy.deepcopy(torch.nn.Sequential(*parts, *head)).to(memory_format=torch.channels_last)    # as it is
     stage_path = model.features(x[:1], cut - 1).expand(n + 1 + chosen.pictures * n * (n + 1), -1, -1, -1)
 
     @torch.no_grad()
@@ -72,7 +73,7 @@ def main(chosen):
         row(f"    {operation}: fp32 / bf16", t[operation] / t[f"{operation} bf16"], ">= 2.5", t[operation], t[f"{operation} bf16"])
         print(f"    {operation}: correlation of bf16's maps with fp32's {torch.corrcoef(maps)[0, 1]:.4f} (> 0.99)")
     if chosen.loop_rounds:
-        loops = medians({op: loop(network, x, y, op, n) for op in ("iia", "iia-triple")}, chosen.loop_rounds)
+        loops = medians({op: loop(parts, head, x, y, op, n) for op in ("iia", "iia-triple")}, chosen.loop_rounds)
         row("(c) the loop / IIA2", loops["iia"] / t["iia"], ">= 1.7", loops["iia"], t["iia"])
         row("(c) the loop / IIA3", loops["iia-triple"] / t["iia-triple"], ">= 2.5", loops["iia-triple"], t["iia-triple"])
 
@@ -81,10 +82,13 @@ def row(what, ratio, goal, *seconds):
     print(f"{what:42s} {ratio:6.2f}   {goal:8s}   {' / '.join(f'{s:.2f} s' for s in seconds)}")
 
 
-def loop(network, x, y, operation, n):
+def taken_apart(network, stage_names):
+    """A ResNet's stages, and what follows the last of them."""
+    return [getattr(network, name) for name in stage_names], torch.nn.Sequential(network.avgpool, torch.nn.Flatten(), network.fc)
+
+
+def loop(stages, head, x, y, operation, n):
     """Picture by picture and step by step, with the weights' gradients in the graph: tests/oracles.py."""
-    stages = [getattr(network, name) for name in CNN(network).stage_names]
-    head = torch.nn.Sequential(network.avgpool, torch.nn.Flatten(), network.fc)
     return lambda: [cnn_map(operation, "paper", stages, head, x[b:b + 1], int(y[b]), len(stages), n) for b in range(len(x))]
 
 

@@ -8,7 +8,6 @@ import resource
 import sys
 from pathlib import Path
 
-import timm
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import iia
 from benchmarks.timing import machine, medians
 from iia import settings
-from iia.models.vit import ViT, timm_name_of
+from iia.models.names import build
 from iia.runs import pick_device
 
 # ------------------------------------------------------------------------------------- settings
@@ -34,10 +33,10 @@ device = "auto"                 # "auto", "cuda", "cpu"
 def main(chosen):
     where = pick_device(chosen.device)
     torch.manual_seed(0)
-    network = timm.create_model(timm_name_of(chosen.model_name)).eval().to(where)
+    network = build(chosen.model_name)[0].eval().to(where)
     x, y = torch.randn(chosen.pictures, 3, 224, 224, device=where), torch.zeros(chosen.pictures, dtype=torch.long, device=where)
     n = chosen.steps
-    models = {p: ViT(network, chosen.model_name, precision=p) for p in ("fp32", "bf16")}
+    models = {p: iia.wrap(network, name=chosen.model_name, precision=p) for p in ("fp32", "bf16")}
     path = torch.cat([x * (i / n) for i in range(n + 1)])
 
     def plain():                                   # one forward pass of the n + 1 pictures of each path

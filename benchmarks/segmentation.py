@@ -22,10 +22,11 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import iia
 from iia import segmentation_table, settings
 from iia.datasets.coco import Coco
 from iia.evaluation import runner, segmentation
-from iia.models.cnn import CNN, IMAGENET_MEAN, IMAGENET_STD
+from iia.models import IMAGENET_MEAN, IMAGENET_STD
 from tests import oracles_segmentation
 from tests.oracles import cnn_map
 from tests.segmentation_trees import coco_tree
@@ -43,7 +44,7 @@ OPERATIONS = ("iia", "iia-triple")
 
 def ours(network: str, weights: Path, root: Path, results: Path, steps: int) -> dict[str, float]:
     """The table as the script makes it; IIA2's figures."""
-    model = CNN(build(network, weights), network)
+    model = iia.wrap(build(network, weights), name=network)
     chosen = settings.Settings(operations=list(OPERATIONS), definition="paper", precision="fp32", batch_size=32,
                                dataset_root=str(root), results_dir=str(results), save_overlays=0, num_workers=2,
                                max_images=None, device="cpu")

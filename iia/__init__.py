@@ -10,7 +10,8 @@ from .datasets.pictures import load_pictures
 from .errors import UserError
 from .explaining import explain, operations, predict, sharing
 from .memory import keep_freed_memory
-from .models import load_model, wrap
+from .models import wrap
+from .models.loading import load_model
 
 __all__ = ["UserError", "explain", "keep_freed_memory", "load_model", "load_pictures", "operations", "predict", "sharing",
            "wrap"]

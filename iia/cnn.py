@@ -11,30 +11,33 @@ import torch
 from torch import Tensor
 
 from .integration import chunks, gradient, input_points, path_integral, path_points, spatial_minimum
-from .models.cnn import CNN
+from .models.cnn import CNN, Cut
+from .models.model import Target
 
 
 @dataclass(frozen=True)
 class How:
     """How a picture is explained: the same few values for every operation.
 
-    layer: the cut L, 1..number of stages. steps: n. definition: "paper" or "release".
+    layer: the cut L, as `model.cut` gives it. steps: n. definition: "paper" or "release".
     batch_size: how many rows (pictures, path points) go through the network at once.
+    target: None for f_y, the logit of the class y; or a function of the logits [N, classes] -> f [N].
     """
-    layer: int
+    layer: int | str
     steps: int = 10
     definition: str = "paper"
     batch_size: int = 32
+    target: Target | None = None
 
 
-def input_path(model: CNN, x: Tensor, cut: int, how: How) -> Iterator[tuple[Tensor, Tensor]]:
+def input_path(model: CNN, x: Tensor, cut: Cut, how: How) -> Iterator[tuple[Tensor, Tensor]]:
     """Representations u(x_i) at layer `cut` along x_i = (i/n) x, with the pictures they belong to.
 
     Yields (u [P, C, h, w], owners [P]). The first is the picture 0, the same for all: one row u
     with all B owners.
     """
     yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)
-    before = how.layer - 1                         # the deepest layer that IIA2 and IIA3 have in common
+    before = model.before(how.layer)               # the deepest layer that IIA2 and IIA3 have in common
     for place, (points, owner) in enumerate(input_points(x, how.steps, how.batch_size)):
         u = model.shared.get(x, (before, how.steps, how.batch_size, place), lambda: model.features(points, before))
         yield model.stages(before, cut, u), owner
@@ -42,7 +45,7 @@ def input_path(model: CNN, x: Tensor, cut: int, how: How) -> Iterator[tuple[Tens
 
 def iia2(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """IIA2 (section 3): m = (1/n²) Σ_i Σ_j (u_i − r_i) ∘ v_ij ∘ ∂f_y/∂v_ij, u_i = features(x_i)."""
-    f, maps = model.score(how.layer), 0
+    f, maps = model.score(how.layer, target=how.target), 0
     for u, owner in input_path(model, x, how.layer, how):
         u = u.expand(len(owner), *u.shape[1:])
         integral = path_integral(f, u, spatial_minimum(u), y[owner], how.steps, how.batch_size)
@@ -55,13 +58,13 @@ def iia3(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 
     u^{L−1} = features_{L−1}(x_i), v^{L−1} on its path, u^L = stage_L(v^{L−1}), then as in IIA2.
     """
-    f, maps, n = model.score(how.layer), 0, how.steps
-    for w, owner in input_path(model, x, how.layer - 1, how):
+    f, maps, n, before = model.score(how.layer, target=how.target), 0, how.steps, model.before(how.layer)
+    for w, owner in input_path(model, x, before, how):
         r, a = spatial_minimum(w), path_points(n, w).view(-1, 1, 1, 1)
         for rows in chunks(len(w) * (n + 1), how.batch_size):
             row = torch.arange(rows.start, rows.stop, device=x.device)
             path, step = row // (n + 1), row % (n + 1)
-            u = model.stages(how.layer - 1, how.layer, r[path] + a[step] * (w - r)[path])      # [rows, C, h, w]
+            u = model.stages(before, how.layer, r[path] + a[step] * (w - r)[path])      # [rows, C, h, w]
             # The picture 0 is one path with all pictures for owners: its stage runs once for all of them.
             owners = owner[path] if len(owner) == len(w) else owner.repeat_interleave(len(u))
             u = u.repeat(len(owners) // len(u), 1, 1, 1)
@@ -71,7 +74,7 @@ def iia3(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 
 def ablation_input(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """The input's path only: the layer's path shrinks to its end, v = u(x_i)."""
-    f, maps = model.score(how.layer), 0
+    f, maps = model.score(how.layer, target=how.target), 0
     for u, owner in input_path(model, x, how.layer, how):
         u = u.expand(len(owner), *u.shape[1:])
         g = gradient(f, u, y[owner])
@@ -82,14 +85,14 @@ def ablation_input(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 def ablation_layer(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """The layer's path only: the input's path shrinks to its end, the picture itself."""
     u = at_pictures(model, x, how)
-    return path_integral(model.score(how.layer), u, spatial_minimum(u), y, how.steps, how.batch_size)
+    return path_integral(model.score(how.layer, target=how.target), u, spatial_minimum(u), y, how.steps, how.batch_size)
 
 
 # ------------------------------------------------------------- the release (section 4)
 
 def released_iia(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """m = Σ_i ∂f_y/∂u(x_i) ∘ ReLU(u(x_i)): its layer integral vanishes."""
-    f, maps = model.score(how.layer, "release"), 0
+    f, maps = model.score(how.layer, "release", how.target), 0
     for u, owner in input_path(model, x, how.layer, how):
         u = u.expand(len(owner), *u.shape[1:])
         maps = add_rows(maps, (gradient(f, u, y[owner]) * u.relu()).sum(1), owner, len(x))
@@ -98,7 +101,7 @@ def released_iia(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 
 def released_ablation_input(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """m = Σ_i ReLU(∂f_y/∂u(x_i)) ∘ ReLU(u(x_i))."""
-    f, maps = model.score(how.layer, "release"), 0
+    f, maps = model.score(how.layer, "release", how.target), 0
     for u, owner in input_path(model, x, how.layer, how):
         u = u.expand(len(owner), *u.shape[1:])
         maps = add_rows(maps, relu_term(u, gradient(f, u, y[owner])).sum(1), owner, len(x))
@@ -107,7 +110,7 @@ def released_ablation_input(model: CNN, x: Tensor, y: Tensor, how: How) -> Tenso
 
 def released_ablation_layer(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """m = (n + 1) ReLU(∂f_y/∂u) ∘ ReLU(u): n + 1 times the same point of a constant path."""
-    u, f = at_pictures(model, x, how), model.score(how.layer, "release")
+    u, f = at_pictures(model, x, how), model.score(how.layer, "release", how.target)
     g = torch.cat([gradient(f, u[rows], y[rows]) for rows in chunks(len(x), how.batch_size)])
     return (how.steps + 1) * relu_term(u, g).sum(1)
 
@@ -119,12 +122,12 @@ def released_iia3(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 
 
 def _released_iia3(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
-    f, n, total = model.score(how.layer, "release"), how.steps, 0
-    w = torch.cat([u for u, _ in input_path(model, x, how.layer - 1, how)])       # [n + 1, C', h', w']
+    f, n, total, before = model.score(how.layer, "release", how.target), how.steps, 0, model.before(how.layer)
+    w = torch.cat([u for u, _ in input_path(model, x, before, how)])       # [n + 1, C', h', w']
     r = w.amin(0, keepdim=True)
     for a in path_points(n, w):
         v = r + a * (w - r)
-        u = torch.cat([model.stages(how.layer - 1, how.layer, v[rows])
+        u = torch.cat([model.stages(before, how.layer, v[rows])
                        for rows in chunks(n + 1, how.batch_size)])                # [n + 1, C, h, w]
         total += path_integral(f, u, u.amin(0, keepdim=True), y.expand(n + 1), n,
                                how.batch_size, term=relu_path_term).sum(0, keepdim=True)

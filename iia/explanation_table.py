@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 
 from . import figures as drawing
 from . import settings
+from .choosing import chosen_cnn, chosen_vit
 from .datasets.photographs import put_in_place
 from .datasets.pics import read_pics
-from .datasets.pictures import normalise, open_picture, squash
+from .datasets.pictures import mode_of, normalise, open_picture, squash
 from .errors import UserError, check_choice
 from .evaluation.bootstrap import CONFIDENCE, intervals
 from .evaluation.explanation_tests import FIGURES, axes, look, score
@@ -26,7 +27,6 @@ from .evaluation.runner import Batch, Measure, Row, digest, evaluate, exit_code,
 from .explaining import explain, operations, predict, sharing
 from .maps import finish, is_degenerate, map_file, minmax
 from .methods import DEFINITIONS
-from .models import chosen_cnn, chosen_vit
 from .runs import pick_device, rank, whole_file, with_halving
 
 EXPLAINED = ("target", "predicted")
@@ -37,12 +37,13 @@ MASKED_TOGETHER = 4         # a batch has one picture for so many rows: few enou
 
 def cnn_table(chosen: settings.Settings) -> int:
     """The table of a CNN; returns the exit code."""
-    return table(chosen_cnn(chosen), chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
+    model = chosen_cnn(chosen, "explanation_tests_vit.py")
+    return table(model, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
 
 
 def vit_table(chosen: settings.Settings) -> int:
     """The table of a ViT; returns the exit code."""
-    return table(chosen_vit(chosen), chosen, "last", chosen.ITERATION_STEPS)
+    return table(chosen_vit(chosen, "explanation_tests_cnn.py"), chosen, "last", chosen.ITERATION_STEPS)
 
 
 def table(model, chosen: settings.Settings, layer: int | str, steps: int) -> int:
@@ -60,6 +61,7 @@ def table(model, chosen: settings.Settings, layer: int | str, steps: int) -> int
     folder = Path(chosen.results_dir) / "_".join((Path(chosen.pics_file).stem, model.name, str(cut), chosen.definition,
                                                   chosen.explained_class))
     identity = {"model": model.label, "weights": fingerprint(model), "layer": cut, "steps": steps,
+                "picture size": list(model.size),
                 "maps": None if chosen.heatmaps_dir is None else digest(stamps(
                     map_file(chosen.heatmaps_dir, pic.stem, operation, model.name)
                     for pic in pics.pics for operation in chosen.operations)),
@@ -106,14 +108,15 @@ def named(operation: str, definition: str) -> tuple[str, str]:
 
 
 class Pics(Dataset):
-    """The pictures of a list: (normalised picture [3, H, W], target class, file name).
+    """The pictures of a list: (normalised picture [C, H, W], target class, file name).
 
     A line that gives no picture stands at the end, and raises UserError as a broken picture does.
     """
 
     def __init__(self, pics_file: str, images_dir: str, model) -> None:
-        self.pics, self.problems = read_pics(pics_file, images_dir)
-        self.mean, self.std, self.size = model.mean, model.std, model.size
+        self.pics, self.problems = read_pics(pics_file, images_dir, model.classes, model.labels)
+        self.mean, self.std, self.size, self.channels = model.mean, model.std, model.size, model.channels
+        mode_of(self.channels)
         put_in_place(pic.path for pic in self.pics)
 
     @property
@@ -124,7 +127,8 @@ class Pics(Dataset):
         if index >= len(self.pics):
             raise UserError("no picture in this line")
         pic = self.pics[index]
-        return normalise(squash(open_picture(pic.path), self.size), self.mean, self.std), pic.target, pic.path.name
+        raw = squash(open_picture(pic.path, self.channels), self.size)
+        return normalise(raw, self.mean, self.std), pic.target, pic.path.name
 
 
 class Judge:

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from torchvision.models import ResNet18_Weights
+from torch import Tensor
 
 from .runs import whole_file
 
@@ -19,9 +19,9 @@ COLUMNS = 5         # at most, in a row
 OVERLAY = 0.5       # the share of the colours in an overlay
 
 
-def class_name(number: int) -> str:
-    """ImageNet's name of a class, the first synonym (torchvision's list)."""
-    return ResNet18_Weights.IMAGENET1K_V1.meta["categories"][number]
+def rgb(picture: Tensor) -> np.ndarray:
+    """A raw picture [C, H, W] (grey, RGB or RGBA) as it is looked at, [H, W, 3]."""
+    return picture[:3].expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
 def safe(name: str) -> str:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from . import figures, settings
 from .datasets.pics import Pic, read_pics
 from .datasets.photographs import put_in_place
-from .datasets.pictures import PictureError, normalise, open_picture, squash
+from .datasets.pictures import PictureError, mode_of, normalise, open_picture, squash
 from .errors import UserError, check_choice
 from .explaining import explain, operations, predict
 from .maps import is_degenerate, map_file
@@ -30,7 +30,7 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
     check(model, chosen, layer, steps)
     model.to(pick_device(chosen.device))
     skips, degenerate, written = Skips(), 0, 0
-    pics, problems = read_pics(chosen.pics_file, chosen.images_dir)
+    pics, problems = read_pics(chosen.pics_file, chosen.images_dir, model.classes, model.labels)
     pics, twins = without_twins(pics)
     for problem in problems + twins:
         skips.add(problem)
@@ -40,7 +40,7 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
 
     together = max(1, chosen.batch_size // steps)        # so that a batch of pictures fills the rows
     with tqdm(total=len(pics), unit="picture", desc=model.label, disable=not pics) as progress:
-        for batch, raw in picture_batches(pics, together, model.size, skips, progress):
+        for batch, raw in picture_batches(pics, together, model, skips, progress):
             x = normalise(raw, model.mean, model.std).to(model.device)
             classes = predict(model, x) if chosen.BY_MAX_CLASS else torch.tensor([pic.target for pic in batch]).to(x.device)
             maps, seconds = explain_batch(model, chosen, x, classes, layer, steps, progress)
@@ -51,7 +51,7 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
                         tqdm.write(f"degenerate: the {operation} map of {pic.path.name} is constant or not finite; it is "
                                    "shown as zeros", file=sys.stderr)
             for i, pic in enumerate(batch):
-                write_results(model, chosen, pic, raw[i].permute(1, 2, 0).numpy(), int(classes[i]),
+                write_results(model, chosen, pic, figures.rgb(raw[i]), int(classes[i]),
                               {operation: values[i].float().numpy() for operation, values in maps.items()}, seconds)
                 written += 1
                 progress.update()
@@ -80,6 +80,7 @@ def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> Non
     for operation in chosen.operations:
         operations(model)[operation].under(chosen.definition)      # imports its library, before anything is timed
     model.cut(layer)
+    mode_of(model.channels)
     for name, value in {"batch_size": chosen.batch_size, "steps": steps, "max_images": chosen.max_images}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; it is at least 1.")
@@ -101,13 +102,13 @@ def explain_batch(model, chosen: settings.Settings, x: torch.Tensor, classes: to
     return maps, seconds
 
 
-def picture_batches(pics: list[Pic], size: int, side: int, skips: Skips,
+def picture_batches(pics: list[Pic], size: int, model, skips: Skips,
                     progress: tqdm) -> Iterator[tuple[list[Pic], torch.Tensor]]:
-    """The pictures that can be read, `size` at a time: (pics, raw pictures [B, 3, side, side] in [0, 1])."""
+    """The pictures that can be read, `size` at a time: (pics, raw pictures [B, C, H, W] in [0, 1])."""
     batch, pictures = [], []
     for pic in pics:
         try:
-            pictures.append(squash(open_picture(pic.path), side))
+            pictures.append(squash(open_picture(pic.path, model.channels), model.size))
             batch.append(pic)
         except PictureError as why:
             skips.add(f"{pic.line}: {why}")
@@ -120,10 +121,11 @@ def picture_batches(pics: list[Pic], size: int, side: int, skips: Skips,
 def write_results(model, chosen: settings.Settings, pic: Pic, picture: np.ndarray, target: int,
                   maps: dict[str, np.ndarray], seconds: dict[str, float]) -> None:
     """A picture's panel and, where they are asked for, its maps and mask pictures."""
-    name = figures.class_name(target)
+    name = model.class_name(target)
     tiles = {"picture": picture}
     tiles |= {f"{operation}\n{seconds[operation]:.2g} s": figures.overlay(picture, heatmap) for operation, heatmap in maps.items()}
-    title = f"{name} ({target}) · {model.label} · {pic.path.name}"
+    title = f"{name} ({target})" if model.labels else name
+    title += f" · {model.label} · {pic.path.name}"
     if chosen.definition != "paper":
         title += f" · {chosen.definition}"
     figures.save_panel(Path(chosen.results_dir) / f"{model.name}_{figures.safe(name)}_{figures.safe(pic.stem)}.png", title, tiles)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from . import figures, settings
+from .choosing import chosen_cnn, chosen_vit
 from .datasets.coco import Coco
 from .datasets.imagenet_segmentation import ImageNetSegmentation
 from .datasets.segmentation import SegmentationDataset
@@ -15,7 +16,6 @@ from .evaluation.runner import Batch, Measure, Row, evaluate, exit_code, fingerp
 from .explaining import explain, predict, sharing
 from .generator import check
 from .maps import is_degenerate
-from .models import chosen_cnn, chosen_vit
 from .runs import pick_device, rank
 
 DATASETS = {kind.name: kind for kind in (ImageNetSegmentation, Coco, Voc)}
@@ -24,12 +24,14 @@ PERCENT = 100
 
 def cnn_table(chosen: settings.Settings, dataset: str) -> int:
     """The table of a CNN on the data set of that name; returns the exit code."""
-    return table(chosen_cnn(chosen), dataset, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
+    model = chosen_cnn(chosen, "seg_vit_datasets.py")
+    return table(model, dataset, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
 
 
 def vit_table(chosen: settings.Settings) -> int:
     """The table of a ViT on `chosen.chosen_dataset`; returns the exit code."""
-    return table(chosen_vit(chosen), chosen.chosen_dataset, chosen, "last", chosen.ITERATION_STEPS)
+    model = chosen_vit(chosen, f"segmentation_cnn_{chosen.chosen_dataset}.py")
+    return table(model, chosen.chosen_dataset, chosen, "last", chosen.ITERATION_STEPS)
 
 
 def table(model, dataset: str, chosen: settings.Settings, layer: int | str, steps: int) -> int:
@@ -47,6 +49,7 @@ def table(model, dataset: str, chosen: settings.Settings, layer: int | str, step
     folder = Path(chosen.results_dir) / f"{dataset}_{model.name}_{model.cut(layer)}_{chosen.definition}"
     operations = list(dict.fromkeys(chosen.operations))
     identity = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(layer), "steps": steps,
+                "picture size": list(model.size),
                 "data set's files": stamps(data.sources),
                 **{name: getattr(chosen, name) for name in ("definition", "precision", "batch_size")}}
     model.to(pick_device(chosen.device))
@@ -69,7 +72,7 @@ def open_dataset(name: str, root: str | None, model, definition: str) -> Segment
     """
     kind = DATASETS[check_choice("data set", name, DATASETS)]
     raw = kind is Coco and definition == "release"        # the release forgets to normalise them (METHOD.md, section 9)
-    mean, std = (None, None) if raw else (model.mean, model.std)
+    mean, std = ((0.0,) * model.channels, (1.0,) * model.channels) if raw else (model.mean, model.std)
     return kind(kind.default_root if root is None else root, mean, std, model.size)
 
 
@@ -112,13 +115,14 @@ class Score:
 
     def save_panel(self, index: int, picture, mask, target: int, maps: dict) -> None:
         """A row of the picture and its maps; under it the mask and what each map calls the object."""
-        pixels = self.data.pixels(picture).permute(1, 2, 0).numpy()
+        pixels = figures.rgb(self.data.pixels(picture))
         called = {name: segmentation.foreground(m[None])[0] for name, m in maps.items()}
         tiles = {"picture": pixels}
         tiles |= {name: figures.overlay(pixels, m.float().cpu().numpy()) for name, m in maps.items()}
         tiles |= {"mask": lit(pixels, mask.cpu().numpy())}
         tiles |= {f"{name} > its mean": lit(pixels, where.cpu().numpy()) for name, where in called.items()}
-        title = (f"{figures.class_name(target)} ({target}, predicted)", self.model.label,
+        number = f"{target}, " if self.model.labels else ""
+        title = (f"{self.model.class_name(target)} ({number}predicted)", self.model.label,
                  f"{self.data.name} {self.data.ids[index]}")
         figures.save_panel(self.panel(index), " · ".join(title), tiles)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .cnn import How
 from .integration import chunks, input_points, path_points
+from .models.model import Target, class_or_target
 from .models.vit import ViT
 
 ZERO_CLASSES = 64      # for how many classes the picture 0's contributions are kept
@@ -48,10 +49,10 @@ def ablation_attention(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     for rows in chunks(len(x), how.batch_size):
         with model.casting(x), torch.enable_grad():
             tokens, recorded = model.record(x[rows], len(model.blocks) - 1)
-            last = model.attention(model.blocks[-1], tokens.detach(), model.read).requires_grad_()
-            score = class_score(model, tokens, last, y[rows])
+            last = model.attention(model.blocks[-1], tokens.detach(), model.read(tokens)).requires_grad_()
+            score = class_score(model, tokens, last, y[rows], how.target)
             g, = torch.autograd.grad(score, last, retain_graph=True)
-            c = last_block_path(model, tokens, recorded, y[rows], how.steps, (last * g).relu().detach())
+            c = last_block_path(model, tokens, recorded, y[rows], how.steps, (last * g).relu().detach(), how.target)
         maps.append(gradient_rollout(model, c / (how.steps + 1)))
     return torch.cat(maps)
 
@@ -63,19 +64,20 @@ def path_contributions(model: ViT, x: Tensor, y: Tensor, how: How, levels: int) 
     n = how.steps
     total = zero_contributions(model, x, y, n, levels, how)
     for points, owner in input_points(x, n, how.batch_size):
-        total.index_add_(0, owner, attention_paths(model, points, y[owner], n, levels))
+        total.index_add_(0, owner, attention_paths(model, points, y[owner], n, levels, how.target))
     return total / (n + 1) ** levels
 
 
 def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, how: How) -> Tensor:
     """What the picture 0 contributes for each class of y: [B, blocks, N, N], computed once a class."""
-    kept, about = model.contributions_at_zero, (n, levels, x.shape[1:], x.dtype, x.device)
+    kept = model.contributions_at_zero if how.target is None else {}
+    about = (n, levels, x.shape[1:], x.dtype, x.device)
     wanted = y.unique()
     found = {c: kept[c, about] for c in wanted.tolist() if (c, about) in kept}
     missing = torch.tensor([c for c in wanted.tolist() if c not in found], dtype=y.dtype, device=y.device)
     for rows in chunks(len(missing), how.batch_size):
         classes = missing[rows]
-        new = attention_paths(model, x.new_zeros(len(classes), *x.shape[1:]), classes, n, levels)
+        new = attention_paths(model, x.new_zeros(len(classes), *x.shape[1:]), classes, n, levels, how.target)
         found |= dict(zip(classes.tolist(), new, strict=True))
     for c in found:
         kept[c, about] = found[c]
@@ -84,24 +86,24 @@ def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, ho
     return torch.stack([found[c] for c in y.tolist()])
 
 
-def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int) -> Tensor:
+def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, target: Target | None = None) -> Tensor:
     """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths: [P, blocks, N, N]."""
     with model.casting(x), torch.enable_grad():
         tokens, recorded = model.record(x, len(model.blocks) - levels + 1)
         if levels == 2:
-            return last_block_path(model, tokens, recorded, y, n)
+            return last_block_path(model, tokens, recorded, y, n, target=target)
         block = model.blocks[-2]
         whole = model.attention(block, tokens.detach(), tokens.shape[1])      # A_{L−1}: [P, heads, N, N]
         total = 0
         for a in path_points(n, x):
             part = (a * whole).requires_grad_()
             behind = model.through(block, tokens, part)
-            total = total + last_block_path(model, behind, [*recorded, part], y, n)
+            total = total + last_block_path(model, behind, [*recorded, part], y, n, target=target)
         return total
 
 
 def last_block_path(model: ViT, tokens: Tensor, recorded: list[Tensor], y: Tensor, n: int,
-                    end: Tensor | None = None) -> Tensor:
+                    end: Tensor | None = None, target: Target | None = None) -> Tensor:
     """C averaged over heads, summed over the path (j/n)·A_L of the last block's attention.
 
     Args:
@@ -113,12 +115,12 @@ def last_block_path(model: ViT, tokens: Tensor, recorded: list[Tensor], y: Tenso
         [P, blocks, N, N].
     """
     block = model.blocks[-1]
-    end = model.attention(block, tokens.detach(), model.read) if end is None else end
+    end = model.attention(block, tokens.detach(), model.read(tokens)) if end is None else end
     total = tokens.new_zeros(len(tokens), len(recorded) + 1, tokens.shape[1], tokens.shape[1], dtype=sum_dtype(tokens))
     for a in path_points(n, end):
         last = (a * end).detach().requires_grad_()
         matrices = [*recorded, last]
-        score = class_score(model, tokens, last, y)
+        score = class_score(model, tokens, last, y, target)
         for b, (A, G) in enumerate(zip(matrices, torch.autograd.grad(score, matrices, retain_graph=True), strict=True)):
             total[:, b, :A.shape[2]] += G.mul_(A.detach()).relu_().mean(1)
     return total
@@ -129,16 +131,16 @@ def sum_dtype(tokens: Tensor) -> torch.dtype:
     return torch.promote_types(tokens.dtype, torch.float32)
 
 
-def class_score(model: ViT, tokens: Tensor, last: Tensor, y: Tensor) -> Tensor:
-    """Σ f_y with the last block's attention replaced by `last` [P, heads, read, N]."""
-    return model.head(model.through(model.blocks[-1], tokens, last)).gather(1, y[:, None]).sum()
+def class_score(model: ViT, tokens: Tensor, last: Tensor, y: Tensor, target: Target | None = None) -> Tensor:
+    """Σ f_y (or of the target function) with the last block's attention replaced by `last` [P, heads, read, N]."""
+    return class_or_target(model.head(model.through(model.blocks[-1], tokens, last)), y, target).sum()
 
 
-def plain_run(model: ViT, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def plain_run(model: ViT, x: Tensor, y: Tensor, target: Target | None = None) -> tuple[list[Tensor], list[Tensor]]:
     """Every block's attention and its gradient, A and G: [P, heads, N, N] each."""
     with model.casting(x), torch.enable_grad():
         tokens, A = model.record(x, len(model.blocks))
-        score = model.head(tokens).gather(1, y[:, None]).sum()
+        score = class_or_target(model.head(tokens), y, target).sum()
         G = torch.autograd.grad(score, A)
     return [a.detach() for a in A], list(G)
 
@@ -147,7 +149,7 @@ def gradients_along_input(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     """max(0, G) averaged over heads and over the input's path: [B, blocks, N, N]."""
     n, count, total = how.steps, len(x), 0
     for points, owner in input_points(x, n, how.batch_size, first=0):
-        _, G = plain_run(model, points, y[owner])
+        _, G = plain_run(model, points, y[owner], how.target)
         c = torch.stack([g.relu().mean(1) for g in G], 1)
         total = (c.new_zeros(count, *c.shape[1:]) if isinstance(total, int) else total).index_add_(0, owner, c)
     return total / (n + 1)
@@ -156,17 +158,21 @@ def gradients_along_input(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
 # ---------------------------------------------------------------------------------------------- rollout
 
 def gradient_rollout(model: ViT, c: Tensor) -> Tensor:
-    """R = Π_b rownorm(C_b + I), later blocks from the left; its class token's row as a map.
+    """R = Π_b rownorm(C_b + I), later blocks from the left; the row of what is read as a map.
 
-    [B, blocks, N, N] -> [B, grid, grid]. Only the class token's row is carried through the product.
+    [B, blocks, N, N] -> [B, h, w]. Only that row is carried through the product.
     """
     c = c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
-    return class_row(model, c / c.sum(-1, keepdim=True))
+    return read_row(model, c / c.sum(-1, keepdim=True))
 
 
-def class_row(model: ViT, factors: Tensor) -> Tensor:
-    """The class token's row of factors[:, -1] ··· factors[:, 0], patches only: [B, grid, grid]."""
-    row = factors[:, -1, :1]                                   # [B, 1, N]
+def read_row(model: ViT, factors: Tensor) -> Tensor:
+    """The row of factors[:, -1] ··· factors[:, 0] that is read, patches only: [B, h, w].
+
+    It is the class token's; where the head pools the patches, the mean of their rows.
+    """
+    patches = model.grid[0] * model.grid[1]
+    row = factors[:, -1, -patches:].mean(1, keepdim=True) if model.pools else factors[:, -1, :1]       # [B, 1, N]
     for b in range(factors.shape[1] - 2, -1, -1):
         row = row @ factors[:, b]
-    return row[:, 0, -model.grid[0] * model.grid[1]:].unflatten(-1, model.grid)
+    return row[:, 0, -patches:].unflatten(-1, model.grid)

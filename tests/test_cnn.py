@@ -87,7 +87,7 @@ def test_batches_and_chunks_do_not_change_a_map(operation, definition):
 
 
 def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes, monkeypatch):
-    model = iia.wrap(vgg)
+    model = iia.wrap(vgg, image_size=16)
     rows = []
     real = model.stages
     monkeypatch.setattr(model, "stages", lambda start, stop, x: rows.append(len(x) * (start == 0)) or real(start, stop, x))

@@ -18,6 +18,7 @@ import iia
 from iia import segmentation_table
 from iia.datasets.coco import Coco
 from iia.evaluation import runner, segmentation
+from iia.models.names import build
 from tests import oracles_segmentation
 from tests.segmentation_trees import annotation_file, coco_tree, gtsegs_tree, voc_tree
 
@@ -96,7 +97,7 @@ def test_the_figures_are_those_of_the_predicted_classes_maps():
 def test_vit():
     coco_tree(Path("data/COCO"))
     weights = Path("tiny.pth")
-    torch.save(iia.models.vit.build("vit-tiny").state_dict(), weights)
+    torch.save(build("vit-tiny")[0].state_dict(), weights)
     vit = ["--model_name=vit-tiny", f"--weights_path={weights}", "--ITERATION_STEPS=1", "--operations=iia,rollout",
            "--max_images=2", "--num_workers=0", "--device=cpu"]
     assert run("seg_vit_datasets.py", *vit) == 0

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from ..errors import UserError
-from .pictures import open_picture
+from .pictures import Size, open_picture
 from .segmentation import SampleError, SegmentationDataset, missing
 
 FETCH = ("http://images.cocodataset.org/zips/val2017.zip (0.8 GB) and\n"
@@ -27,7 +27,7 @@ class Coco(SegmentationDataset):
     name, default_root = "coco", "data/COCO"
 
     def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: int = 224) -> None:
+                 std: Sequence[float] | None = None, size: Size = 224) -> None:
         super().__init__(mean, std, size)
         annotations, self.pictures = find(Path(root))
         self.sources = [annotations]

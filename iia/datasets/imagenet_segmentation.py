@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..models.weights import PROJECT_DIR
+from .pictures import Size
 from .segmentation import SampleError, SegmentationDataset, missing
 
 FILE = "gtsegs_ijcv.mat"
@@ -28,7 +29,7 @@ class ImageNetSegmentation(SegmentationDataset):
     name, default_root = "imagenet", "data"
 
     def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: int = 224) -> None:
+                 std: Sequence[float] | None = None, size: Size = 224) -> None:
         super().__init__(mean, std, size)
         self.path = find(Path(root))
         self.sources = [self.path]

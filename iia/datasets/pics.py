@@ -1,12 +1,13 @@
-"""The list of pictures to explain: `<file name> <class number>` a line."""
+"""The list of pictures to explain: `<file name> <class number>` a line, or `<file name> <class name>`."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
 
-CLASSES = 1000
+WANTED = "'<file name> <class number>'"
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,14 @@ class Pic:
         return self.path.stem
 
 
-def read_pics(pics_file: str | Path, images_dir: str | Path) -> tuple[list[Pic], list[str]]:
+def read_pics(pics_file: str | Path, images_dir: str | Path, classes: int = 1000,
+              labels: Sequence[str] | None = None) -> tuple[list[Pic], list[str]]:
     """The pictures of a list, and what is wrong with the lines that give none.
 
     Accepts blank lines, `#` comments, Windows line ends and names with spaces.
+
+    Args:
+        classes: how many the network has. labels: their names, which then stand for the numbers.
 
     Raises:
         UserError: the list is missing, unreadable or empty.
@@ -43,15 +48,36 @@ def read_pics(pics_file: str | Path, images_dir: str | Path) -> tuple[list[Pic],
         if not text or text.startswith("#"):
             continue
         place = f"{pics_file}:{number}"
-        *name, target = text.rsplit(None, 1)
-        if not name:
-            problems.append(f"{place}: {text!r} is one word; want '<file name> <class number>'")
-        elif not re.fullmatch(r"[+-]?[0-9]{1,9}", target):
-            problems.append(f"{place}: class {target!r} is not a number; want '<file name> <class number>'")
-        elif not 0 <= int(target) < CLASSES:
-            problems.append(f"{place}: class {target} is not in 0..{CLASSES - 1}")
-        else:
-            pics.append(Pic(Path(images_dir) / name[0], int(target), place))
+        try:
+            name, target = read_line(text, classes, labels or ())
+            pics.append(Pic(Path(images_dir) / name, target, place))
+        except ValueError as why:
+            problems.append(f"{place}: {why}")
     if not pics and not problems:
         raise UserError(f"pics_file {str(pics_file)!r} lists no picture. Add lines: <file name> <class number>.")
     return pics, problems
+
+
+def read_line(text: str, classes: int, labels: Sequence[str]) -> tuple[str, int]:
+    """A line's file name and class. What looks like a number is one; of labels, which may have spaces too, the longest
+    that ends the line counts, whether large or small letters.
+
+    Raises:
+        ValueError: what is wrong with the line.
+    """
+    *name, target = text.rsplit(None, 1)
+    if not name:
+        raise ValueError(f"{text!r} is one word; want {WANTED}")
+    if re.fullmatch(r"[+-]?[0-9]{1,9}", target):
+        if not 0 <= int(target) < classes:
+            raise ValueError(f"class {target} is not in 0..{classes - 1}")
+        return name[0], int(target)
+    for space in re.finditer(r"\s+", text):
+        name = text[space.end():].casefold()
+        found = [number for number, label in enumerate(labels) if label.casefold() == name]
+        if len(found) > 1:
+            raise ValueError(f"{text[space.end():]!r} is the name of classes {', '.join(map(str, found))}; give a number")
+        if found:
+            return text[:space.start()], found[0]
+    either = " and no class's name" if labels else ""
+    raise ValueError(f"class {target!r} is not a number{either}; want {WANTED}")

@@ -10,52 +10,98 @@ from torchvision.transforms import functional as TF
 
 from ..errors import UserError
 
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}      # as what a picture is read, by the network's channels
+Size = int | tuple[int, int]               # of a picture in pixels: a square's side, or (height, width)
+
 
 class PictureError(UserError):
     """A picture is missing or cannot be decoded."""
 
 
-def open_picture(path: str | Path) -> Image.Image:
-    """The picture as RGB, whatever its mode was.
+def mode_of(channels: int) -> str:
+    """Pillow's mode of pictures with so many channels.
+
+    Raises:
+        UserError: picture files have no so many.
+    """
+    if channels not in MODES:
+        raise UserError(f"the network reads pictures of {channels} channels, but picture files have 1, 3 or 4; "
+                        "give it tensors of your own instead (iia.explain).")
+    return MODES[channels]
+
+
+def open_picture(path: str | Path, channels: int = 3) -> Image.Image:
+    """The picture as RGB (1 channel: grey, 4: RGBA), whatever its mode was.
 
     Raises:
         PictureError: it is missing or cannot be decoded.
+        UserError: no such number of channels.
     """
+    mode = mode_of(channels)
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return picture.convert(mode)
     except FileNotFoundError as why:
         raise PictureError(f"{path} is missing") from why
     except Exception as why:           # each of Pillow's readers has errors of its own
         raise PictureError(f"{path} cannot be decoded as a picture ({type(why).__name__})") from why
 
 
-def squash(picture: Image.Image, size: int = 224) -> Tensor:
-    """The whole picture at size x size (no crop, bilinear with antialias), [3, size, size] in [0, 1]."""
-    return TF.to_tensor(TF.resize(picture, [size, size]))
+def squash(picture: Image.Image, size: Size = 224) -> Tensor:
+    """The whole picture at this size (no crop, bilinear with antialias), [C, height, width] in [0, 1]."""
+    return TF.to_tensor(TF.resize(picture, list(sides(size))))
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """A size as (height, width)."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def parse_size(image_size: Size | str | None) -> tuple[int, int] | None:
+    """A size from the setting, a number or "height,width", as (height, width).
+
+    Raises:
+        UserError: it is neither.
+    """
+    if image_size is None:
+        return None
+    try:
+        parts = str(image_size).split(",") if isinstance(image_size, (str, int)) else image_size
+        height, width = [int(side) for side in parts] * (2 if len(parts) == 1 else 1)
+    except (TypeError, ValueError) as why:
+        raise UserError(f"image_size {image_size!r} is no size; give a number, or height,width as in 192,256.") from why
+    if min(height, width) < 1:
+        raise UserError(f"image_size is {height} x {width}; give sides of at least 1.")
+    return height, width
 
 
 def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Raw pictures [..., 3, H, W] in [0, 1] -> what the network reads."""
-    mean, std = (pictures.new_tensor(value).view(3, 1, 1) for value in (mean, std))
+    """Raw pictures [..., C, H, W] in [0, 1] -> what the network reads."""
+    mean, std = (pictures.new_tensor(value).view(-1, 1, 1) for value in (mean, std))
     return (pictures - mean) / std
 
 
 def denormalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """The inverse of `normalise`."""
-    mean, std = (pictures.new_tensor(value).view(3, 1, 1) for value in (mean, std))
+    mean, std = (pictures.new_tensor(value).view(-1, 1, 1) for value in (mean, std))
     return pictures * std + mean
 
 
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A normalisation of three channels for another number of them: one has their mean, a fourth has it too."""
+    values, mean = tuple(values), sum(values) / len(values)
+    return (mean,) * channels if channels < len(values) else values + (mean,) * (channels - len(values))
+
+
 def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
-    """Picture files (or one) -> [B, 3, H, W], normalised as `model` wants them and on its device.
+    """Picture files (or one) -> [B, C, H, W], normalised as `model` wants them and on its device.
 
     Raises:
-        UserError: no path, or a picture that is missing or cannot be decoded.
+        UserError: no path, a picture that is missing or cannot be decoded, or a network of other than 1, 3 or 4 channels.
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
     if not paths:
         raise UserError("paths is empty; name at least one picture.")
-    raw = torch.stack([squash(open_picture(path), model.size) for path in paths])
+    raw = torch.stack([squash(open_picture(path, model.channels), model.size) for path in paths])
     return normalise(raw, model.mean, model.std).to(model.device)

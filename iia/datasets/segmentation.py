@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 
 from ..errors import UserError
-from .pictures import denormalise, normalise, squash
+from .pictures import Size, denormalise, mode_of, normalise, sides, squash
 
 RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))      # the mean and std of pictures that are left in [0, 1]
 
@@ -22,14 +22,15 @@ class SampleError(UserError):
 
 
 class SegmentationDataset(Dataset):
-    """Samples (picture [3, size, size] normalised, mask [size, size] long: 1 = object, id).
+    """Samples (picture [C, H, W] normalised, mask [H, W] long: 1 = object, id).
 
     A data set fills in `ids` and `read`, and may name `sources`. Nothing but file names is kept between samples,
     so that it can be handed to reading processes.
 
     Args:
-        mean, std: the normalisation that the network wants; None leaves the pictures in [0, 1].
-        size: pixels, the side to which picture and mask are squashed.
+        mean, std: the normalisation that the network wants, a number for each channel; None leaves the pictures in
+            [0, 1], RGB.
+        size: the size to which picture and mask are squashed.
 
     Raises:
         SampleError: of a sample: its picture or mask is missing, broken, or not of the other's size.
@@ -40,9 +41,9 @@ class SegmentationDataset(Dataset):
     ids: list[str]
     sources: Sequence[Path] = ()  # the files that say what the data set holds: results are not kept when they change
 
-    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, size: int) -> None:
+    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, size: Size) -> None:
         self.mean, self.std = (mean, std) if mean else RAW
-        self.size = size
+        self.mode, self.size = mode_of(len(self.mean)), sides(size)
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The picture (RGB) and where the object is (bool [H, W]), both as they are in the files."""
@@ -57,8 +58,8 @@ class SegmentationDataset(Dataset):
         if mask.shape != (picture.height, picture.width):
             raise SampleError(f"the mask of {name} is of another size ({_size(mask)}) than its picture "
                               f"({picture.width} x {picture.height})")
-        small = TF.resize(Image.fromarray(mask), [self.size, self.size], TF.InterpolationMode.NEAREST)
-        return (normalise(squash(picture, self.size), self.mean, self.std),
+        small = TF.resize(Image.fromarray(mask), list(self.size), TF.InterpolationMode.NEAREST)
+        return (normalise(squash(picture.convert(self.mode), self.size), self.mean, self.std),
                 torch.from_numpy(np.array(small)).long(), name)
 
     def pixels(self, picture: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .pictures import open_picture
+from .pictures import Size, open_picture
 from .segmentation import SampleError, SegmentationDataset, missing
 
 FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB) and unpack it there\n"
@@ -25,7 +25,7 @@ class Voc(SegmentationDataset):
     name, default_root = "voc", "data/VOC"
 
     def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: int = 224) -> None:
+                 std: Sequence[float] | None = None, size: Size = 224) -> None:
         super().__init__(mean, std, size)
         self.folder = find(Path(root))
         try:

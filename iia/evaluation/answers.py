@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from ..integration import chunks
+from ..models.model import probability
 
 TOP1, SOFTMAX = 0, 1        # the columns of an answer
 
 
 @torch.no_grad()
 def ask(model, pictures: Tensor, classes: Tensor, batch_size: int = 32) -> Tensor:
-    """The network's answers for normalised pictures [N, 3, H, W] and classes [N], batch_size rows a pass.
+    """The network's answers for normalised pictures [N, C, H, W] and classes [N], batch_size rows a pass.
 
     Returns:
         [N, 2]: 1 where the class is the predicted one, else 0; and its softmax probability.
@@ -27,7 +28,7 @@ def ask_mixtures(model, outside: Tensor, inside: Tensor, ranks: Tensor, counts: 
     the device from the untouched pictures just before it is asked about, so the memory is that of batch_size rows.
 
     Args:
-        outside: normalised pictures, [P, 3, H, W].
+        outside: normalised pictures, [P, C, H, W].
         inside: what replaces their pixels, broadcast against `outside`.
         ranks: each pixel's place in the picture's order, 0..H·W − 1, [P, H, W].
         counts: how many pixels are replaced, [K].
@@ -47,12 +48,12 @@ def ask_mixtures(model, outside: Tensor, inside: Tensor, ranks: Tensor, counts: 
 
 
 def black(model, like: Tensor) -> Tensor:
-    """A black pixel as the network reads it: 0 before normalisation, −mean/std after it, [3, 1, 1]."""
-    mean, std = (like.new_tensor(value).view(3, 1, 1) for value in (model.mean, model.std))
+    """A black pixel as the network reads it: 0 before normalisation, −mean/std after it, [C, 1, 1]."""
+    mean, std = (like.new_tensor(value).view(-1, 1, 1) for value in (model.mean, model.std))
     return -mean / std
 
 
 def _answers(logits: Tensor, classes: Tensor) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
     top1 = ((logits.argmax(1) == classes) & ~logits.isnan().any(1)).to(logits.dtype)       # argmax takes NaN for the most
-    return torch.stack([top1, logits.softmax(1).gather(1, classes[:, None])[:, 0]], dim=1)
+    return torch.stack([top1, probability(logits, classes)], dim=1)

@@ -55,11 +55,11 @@ FIGURES = {
 PAPER = ("POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC")
 
 
-def axes(figures: Sequence[str], size: int) -> dict[str, np.ndarray]:
-    """Where the points of each figure's curve lie, for maps of size x size; figures without a curve are left out."""
+def axes(figures: Sequence[str], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Where the points of each figure's curve lie, for maps of this (height, width); figures without a curve are left out."""
     points = dict.fromkeys(perturbation.READ, np.array(perturbation.FRACTIONS))
     points |= dict.fromkeys(information.READ, np.linspace(0, 1, information.POINTS // EVERY + 1))
-    points |= dict.fromkeys(("DEL_rise", "INS_rise"), np.linspace(0, 1, len(perturbation.rise_counts(size * size))))
+    points |= dict.fromkeys(("DEL_rise", "INS_rise"), np.linspace(0, 1, len(perturbation.rise_counts(size[0] * size[1]))))
     return {name: points[name] for name in figures if name in points}
 
 
@@ -90,7 +90,7 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, figures: Seque
 
     Args:
         model: any network of this project. It is asked for `classes`, whatever the maps explain.
-        pictures: normalised for the model, [B, 3, H, W].
+        pictures: normalised for the model, [B, C, H, W].
         classes: the target classes, [B], int64.
         maps: the higher the more relevant, [B, H, W]. Of equally relevant pixels the first in reading order comes
             first. ADP and PIC multiply by the map: one that leaves [0, 1] is scaled to it. One that is not finite

@@ -31,7 +31,7 @@ READ = {"AIC": TOP1, "SIC": SOFTMAX}
 class Ends:
     """Where the curves of a batch begin, at the blurred pictures, and end, at the untouched ones.
 
-    pixels: the pictures, uint8 [B, H, W, 3]. kept: the pixels that every blurred picture keeps, bool [B, H, W].
+    pixels: the pictures, uint8 [B, H, W, C]. kept: the pixels that every blurred picture keeps, bool [B, H, W].
     blurred_size, size: bytes as WebP, float64 [B]. blurred, untouched: answers, [B, 2] as `ask`.
     """
     pixels: np.ndarray
@@ -67,7 +67,7 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
 
     Args:
         model: any network of this project; it is asked for `classes`, whatever the maps explain.
-        pictures: normalised for the model, [B, 3, H, W].
+        pictures: normalised for the model, [B, C, H, W].
         classes: [B], int64.
         maps: the higher the more relevant, [B, H, W].
         which: "AIC", "SIC" or both (None).
@@ -139,7 +139,7 @@ def most_relevant(maps: Tensor) -> np.ndarray:
 
 
 def fill_all(pictures: np.ndarray, known: np.ndarray, exact: bool) -> tuple[np.ndarray, Tensor]:
-    """Each picture filled in from its known pixels, uint8 [N, H, W, 3], and its size in bytes, float64 [N].
+    """Each picture filled in from its known pixels, uint8 [N, H, W, C], and its size in bytes, float64 [N].
 
     In as many threads as torch has: the WebP encoder, which takes most of the time, runs outside Python's lock.
     """
@@ -155,14 +155,14 @@ def fill(picture: np.ndarray, known: np.ndarray, exact: bool = False) -> np.ndar
     """The picture with its unknown pixels interpolated linearly over a Delaunay triangulation of the known ones.
 
     Args:
-        picture: uint8 [H, W, 3].
+        picture: uint8 [H, W, C].
         known: bool [H, W]; the corners always count as known.
         exact: triangulate all known pixels. Otherwise those with eight known neighbours are left out: they are no
             corner of a triangle that holds an unknown pixel. Only where four known pixels lie on one circle may their
             square then be cut along its other diagonal.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 [H, W, C].
     """
     known = with_corners(known)
     if known.all():
@@ -183,14 +183,14 @@ def with_corners(mask: np.ndarray) -> np.ndarray:
 
 
 def webp_size(picture: np.ndarray) -> int:
-    """Bytes of the picture, uint8 [H, W, 3], as a lossless WebP."""
+    """Bytes of the picture, uint8 [H, W, C], as a lossless WebP."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="webp", lossless=True, quality=100)
+    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(file, format="webp", lossless=True, quality=100)
     return file.tell()
 
 
 def to_pixels(model, pictures: Tensor) -> np.ndarray:
-    """Normalised pictures [B, 3, H, W] -> uint8 [B, H, W, 3]."""
+    """Normalised pictures [B, C, H, W] -> uint8 [B, H, W, C]."""
     raw = denormalise(pictures, model.mean, model.std).clamp(0, 1)
     return (raw * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 

@@ -7,7 +7,7 @@ from .answers import SOFTMAX, ask, black
 
 
 def seen_through(model, pictures: Tensor, maps: Tensor) -> Tensor:
-    """(raw picture x map), normalised: pictures [B, 3, H, W] and maps [B, H, W] in [0, 1] -> [B, 3, H, W].
+    """(raw picture x map), normalised: pictures [B, C, H, W] and maps [B, H, W] in [0, 1] -> [B, C, H, W].
 
     As normalising is affine, that is the point at `map` of the way from black to the normalised picture.
     """

@@ -35,7 +35,7 @@ def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which:
 
     Args:
         model: any network of this project; it is asked for `classes`, whatever the maps explain.
-        pictures: normalised for the model, [B, 3, H, W].
+        pictures: normalised for the model, [B, C, H, W].
         classes: [B], int64.
         maps: the higher the more relevant, [B, H, W].
         which: the names that are wanted; None = all four.
@@ -96,12 +96,12 @@ def rise_area(curves: Tensor) -> Tensor:
 
 
 def rise_blur(pictures: Tensor) -> Tensor:
-    """Pictures [B, 3, H, W] under RISE's blur; beyond the border there is 0.
+    """Pictures [B, C, H, W] under RISE's blur; beyond the border there is 0.
 
     Its kernel is the response to one point on an 11 x 11 square that reflects at its sides, flatter than a
     Gaussian of the same σ.
     """
     point = torch.zeros(RISE_KERNEL, RISE_KERNEL, dtype=torch.float64)
     point[RISE_KERNEL // 2, RISE_KERNEL // 2] = 1
-    kernel = pictures.new_tensor(gaussian_filter(point.numpy(), RISE_SIGMA)).expand(3, 1, -1, -1)
-    return F.conv2d(pictures, kernel, padding=RISE_KERNEL // 2, groups=3)
+    kernel = pictures.new_tensor(gaussian_filter(point.numpy(), RISE_SIGMA)).expand(pictures.shape[1], 1, -1, -1)
+    return F.conv2d(pictures, kernel, padding=RISE_KERNEL // 2, groups=pictures.shape[1])

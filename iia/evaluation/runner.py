@@ -43,7 +43,7 @@ class Batch:
     """Pictures of one batch as they come from the data set; the broken ones are in `skipped` instead.
 
     indices: their places in the data set. ids: their names. fields: what the data set yields before the
-    id, each stacked, for example pictures [B, 3, H, W] and masks [B, H, W].
+    id, each stacked, for example pictures [B, C, H, W] and masks [B, H, W].
     skipped: {index: reason}.
     """
     indices: list[int]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..cnn import How
 from ..integration import chunks
 from ..models.cnn import CNN
+from ..models.model import Explained, probability
 from .plain import plain_copy, replaced, separate_calls
 from .saliency_methods import grey
 
@@ -34,13 +35,14 @@ RULES = library.SUPPORTED_NON_LINEAR | dict.fromkeys(ELEMENT_WISE, library.nonli
 
 
 def ig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
-    """Integrated Gradients of the softmax probability, from the picture 0 (normalised; "black"), in grey.
+    """Integrated Gradients of the softmax probability (or of the target function), from the picture 0 (normalised;
+    "black"), in grey.
 
     25 steps as in the release, by captum's default quadrature (Gauss-Legendre). The maps
     are as large as the picture.
     """
-    method = IntegratedGradients(lambda pictures: model(pictures).softmax(1))
-    return torch.cat([grey(method.attribute(x[rows], baselines=0, target=y[rows], n_steps=IG_STEPS,
+    method = IntegratedGradients(lambda pictures, classes: probability(model(pictures), classes, how.target))
+    return torch.cat([grey(method.attribute(x[rows], baselines=0, additional_forward_args=y[rows], n_steps=IG_STEPS,
                                             internal_batch_size=how.batch_size))
                       for rows in chunks(len(x), how.batch_size)])
 
@@ -52,6 +54,7 @@ def lift_cam(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     every call has a module of its own. Of layer norms (ConvNeXt), which it does not know, it takes the gradient.
     """
     tail = separate_calls(plain_copy(model.tail(how.layer)), RULES, model.at_zero(how.layer, x))
+    tail = Explained(tail, how.target)
     return torch.cat([_lift_cam(tail, model.features(x[rows], how.layer), y[rows])
                       for rows in chunks(len(x), max(1, how.batch_size // 2))])     # captum doubles the rows: u and 0
 

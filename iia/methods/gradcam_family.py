@@ -18,12 +18,12 @@ from pytorch_grad_cam import AblationCAM, FullGrad, GradCAM, GradCAMPlusPlus, La
 from pytorch_grad_cam import ablation_cam as library
 from pytorch_grad_cam.ablation_layer import AblationLayer
 from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from ..cnn import How
 from ..integration import chunks
 from ..models.cnn import CNN
+from ..models.model import class_or_target
 from .plain import plain_copy, replaced
 
 
@@ -61,7 +61,7 @@ def fullgrad(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     layer to the picture's size.
     """
     with closing(FullGrad(plain_copy(model.tail(0)), [])) as cam:
-        return torch.cat([maps(cam, x[row:row + 1], y[row:row + 1]) for row in range(len(x))])
+        return torch.cat([maps(cam, x[row:row + 1], y[row:row + 1], how) for row in range(len(x))])
 
 
 class ZeroedChannel(AblationLayer):
@@ -81,15 +81,17 @@ class ZeroedChannel(AblationLayer):
 def at_layer(kind: type[BaseCAM], model: CNN, x: Tensor, y: Tensor, how: How, **settings) -> Tensor:
     """The library's maps at the layer how.layer, [B, h, w]; see the top of this file."""
     layer = nn.Identity()
+    layer.device = nn.Parameter(torch.empty(0, device=x.device), requires_grad=False)     # a tail may have no weights to ask
     with closing(kind(nn.Sequential(layer, model.tail(how.layer)), [layer], **settings)) as cam:
-        return torch.cat([maps(cam, model.features(x[rows], how.layer), y[rows])
+        return torch.cat([maps(cam, model.features(x[rows], how.layer), y[rows], how)
                           for rows in chunks(len(x), how.batch_size)])
 
 
-def maps(cam: BaseCAM, inputs: Tensor, y: Tensor) -> Tensor:
+def maps(cam: BaseCAM, inputs: Tensor, y: Tensor, how: How) -> Tensor:
     """What the library makes of inputs [B, C, h, w]: maps [B, h, w] in [0, 1]."""
+    explained = [lambda logits, own=own: class_or_target(logits[None], own, how.target)[0] for own in y.split(1)]
     with torch.enable_grad():
-        found = cam(inputs.detach().requires_grad_(), [ClassifierOutputTarget(target) for target in y.tolist()])
+        found = cam(inputs.detach().requires_grad_(), explained)
     return torch.from_numpy(found).to(inputs)
 
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from ..cnn import How
 from ..integration import gradient
 from ..models.cnn import CNN
+from ..models.model import Target, probability
 from .plain import replaced
 
 
 def blurig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """Blur IG: from the picture blurred with σ = 50 to the picture, in 100 steps."""
-    return each_picture(BlurIG().GetMask, model, x, y, batch_size=how.batch_size)
+    return each_picture(BlurIG().GetMask, model, x, y, how.target, batch_size=how.batch_size)
 
 
 def guidedig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
@@ -31,10 +32,11 @@ def guidedig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     A step begins where the one before it ended, so that the network sees one row at a time.
     """
     with replaced(library, "np", OlderNumPy()):
-        return each_picture(GuidedIG().GetMask, model, x, y, x_steps=25, fraction=0.5, max_dist=1.0)
+        return each_picture(GuidedIG().GetMask, model, x, y, how.target, x_steps=25, fraction=0.5, max_dist=1.0)
 
 
-def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tensor, **settings) -> Tensor:
+def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tensor, explained: Target | None,
+                 **settings) -> Tensor:
     """The library's `mask` of each picture, in grey: [B, 3, H, W] -> [B, H, W].
 
     The path is laid in float64: Blur IG divides differences of blurred pictures by 0.01.
@@ -42,19 +44,19 @@ def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tens
     masks = []
     for picture, target in zip(x.detach().permute(0, 2, 3, 1).double().cpu().numpy(), y):
         try:
-            found = mask(finite(picture), gradients(model, x, target), **settings)
+            found = mask(finite(picture), gradients(model, x, target, explained), **settings)
         except FloatingPointError:
             found = np.full_like(picture, np.nan)              # a degenerate map when finished
         masks.append(torch.from_numpy(found).permute(2, 0, 1))
     return grey(torch.stack(masks)).to(x)
 
 
-def gradients(model: CNN, like: Tensor, target: Tensor) -> Callable[..., dict]:
+def gradients(model: CNN, like: Tensor, target: Tensor, explained: Target | None = None) -> Callable[..., dict]:
     """The callback that the library asks for: pictures [N, H, W, 3] -> ∂softmax_y/∂pictures, as NumPy arrays."""
 
     def call(pictures: np.ndarray, call_model_args=None, expected_keys=None) -> dict:
         rows = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(like.dtype).to(like.device)
-        found = gradient(lambda v, y: model(v).softmax(1).gather(1, y[:, None])[:, 0], rows, target.expand(len(rows)))
+        found = gradient(lambda v, y: probability(model(v), y, explained), rows, target.expand(len(rows)))
         return {INPUT_OUTPUT_GRADIENTS: finite(found.permute(0, 2, 3, 1).double().cpu().numpy())}
 
     return call

@@ -17,7 +17,7 @@ from ..cnn import How
 from ..errors import UserError
 from ..integration import chunks
 from ..models.vit import ViT
-from ..vit import class_row, plain_run
+from ..vit import read_row, plain_run
 
 
 def t_attr(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
@@ -25,13 +25,16 @@ def t_attr(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
 
     x [B, 3, H, W] -> [B, grid, grid]. In the release the final LayerNorm has eps 1e-5.
     """
+    if how.target is not None or model.pools or not model.by_rows:
+        raise UserError("t-attr follows a class back through plain linear layers to the class token; give classes, or another "
+                        "operation for this network.")
     eps = 1e-5 if how.definition == "release" else None
     maps = []
     for rows in chunks(len(x), how.batch_size):
         _, G = plain_run(model, x[rows], y[rows])
         relevance = attention_relevance(model, x[rows], y[rows], eps)
         c = torch.stack([(r * g).relu().mean(1) for r, g in zip(relevance[1:], G[1:], strict=True)], 1)
-        maps.append(class_row(model, c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)))
+        maps.append(read_row(model, c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)))
     return torch.cat(maps)
 
 
@@ -96,9 +99,9 @@ class BlockPass:
 def head_relevance(model: ViT, tokens: Tensor, y: Tensor, eps: float | None) -> Tensor:
     """The relevance of the last block's output tokens: what the head reads of them has it all."""
     net, norm = model.network, model.network.norm
-    read = F.layer_norm(tokens[:, :model.read], norm.normalized_shape, norm.weight, norm.bias, eps or norm.eps) \
-        if isinstance(norm, nn.LayerNorm) else norm(tokens[:, :model.read])
-    heads = [net.head] if model.read == 1 else [net.head, net.head_dist]
+    read = F.layer_norm(tokens[:, :model.read(tokens)], norm.normalized_shape, norm.weight, norm.bias, eps or norm.eps) \
+        if isinstance(norm, nn.LayerNorm) else norm(tokens[:, :model.read(tokens)])
+    heads = [net.head] if model.read(tokens) == 1 else [net.head, net.head_dist]
     read = net.fc_norm(read)
     logits = [head(read[:, i]) for i, head in enumerate(heads)]
     one_hot = F.one_hot(y, logits[0].shape[-1]).to(tokens.dtype)

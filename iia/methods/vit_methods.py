@@ -6,7 +6,7 @@ from torch import Tensor
 from ..cnn import How
 from ..integration import chunks
 from ..models.vit import ViT
-from ..vit import class_row, gradient_rollout, plain_run
+from ..vit import read_row, gradient_rollout, plain_run
 
 
 def gae(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
@@ -16,9 +16,9 @@ def gae(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     """
     maps = []
     for rows in chunks(len(x), how.batch_size):
-        A, G = plain_run(model, x[rows], y[rows])
+        A, G = plain_run(model, x[rows], y[rows], how.target)
         c = torch.stack([(a * g).relu().mean(1) for a, g in zip(A, G, strict=True)], 1)    # [P, blocks, N, N]
-        maps.append(class_row(model, c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)))
+        maps.append(read_row(model, c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)))
     return torch.cat(maps)
 
 

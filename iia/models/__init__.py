@@ -1,133 +1,84 @@
 """What is explained: networks by name, or the user's own."""
 
-import sys
+import weakref
 
-import timm
-import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ..errors import check_choice, unknown
-from ..settings import Settings
-from . import vit
-from .cnn import ALIASES, CNN, NETWORKS
-from .lite0 import packaged_state_dict
-from .vit import ViT
-from .weights import Source, WeightsMissing, find, load_strictly, read_state_dict
+from ..datasets.pictures import for_channels
+from ..errors import UserError, check_choice
+from .cnn import CNN
+from .model import Model
+from .snapshot import take, unwrapped
+from .vit import NotAViT, ViT
 
 PRECISIONS = ("fp32", "bf16")
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = dict.fromkeys(IMAGENET, (0.5, 0.5, 0.5))            # what timm's and transformers' own ViTs read
+SIZES = (224, 32, 28, 64, 96, 128, 256, 384, 512, 299)      # of pictures, tried where the network does not say its own
 
 
-def load_cnn(name: str, weights_path: str | None = None, allow_random_weights: bool = False,
-             precision: str = "fp32") -> CNN:
-    """A CNN of METHOD.md's section 2 with its published weights, on the CPU.
+def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None, std: tuple | None = None,
+         precision: str = "fp32", image_size: int | tuple[int, int] | None = None, in_chans: int | None = None,
+         labels: list[str] | None = None) -> CNN | ViT:
+    """Any network from pictures to logits as something that can be explained.
+
+    It is a snapshot: the network may be trained on, what is returned stays as it is. It is seen to answer as the
+    network does, on random pictures.
 
     Args:
-        name: a name of `iia.models.cnn.NETWORKS`, or the release's alias of it.
-        weights_path: a state dict of exactly this network; None for the published weights.
-        allow_random_weights: where no weights can be had, take random ones (seeded).
-        precision: "fp32" or "bf16".
+        network: a module; [N, C, H, W] -> logits [N, classes], or an object with `.logits`. It is left as it is.
+        name: what files call it.
+        mean, std: the normalisation of its pictures; None for what timm or transformers says of it, else ImageNet's.
+        precision: "fp32", or "bf16" for the features in bfloat16.
+        image_size: a number or (height, width), and `in_chans`: the pictures' channels; None to find them out.
+        labels: the names of its classes.
 
     Raises:
-        UserError: an unknown name, or a file that does not fit.
-        WeightsMissing: the published weights cannot be had here.
+        UserError: it cannot be copied, does not read such pictures, has no gradient, or has neither attention over
+            patches nor a layer with a grid of cells.
     """
-    name = ALIASES.get(name, name)
-    if name not in NETWORKS:
-        raise unknown("model_name", name, NETWORKS)
-    check_choice("precision", precision, PRECISIONS)
-    row = NETWORKS[name]
-    torch.manual_seed(0)                      # so that random weights are the same in every run
-    network, label = row.build(), name
-    try:
-        if weights_path is None and name == "efficientnet_lite0":
-            load_strictly(network, packaged_state_dict(network), "the installed package")
-        else:
-            file = weights_path or find(name, Source(url=row.weights and row.weights.url))
-            load_strictly(network, read_state_dict(file), file)
-    except WeightsMissing:
-        label = random_label(name, allow_random_weights)
-    model = CNN(network, name, row.mean, row.std, precision)
-    model.label = label
-    return model
-
-
-def load_vit(name: str, weights_path: str | None = None, allow_random_weights: bool = False,
-             precision: str = "fp32") -> ViT:
-    """A ViT with its published weights, on the CPU: "vit-base", "vit-small", or any of timm's by its name.
-
-    A file of the shape of `vit_small_p16_224-15ec54c9.pth` loads as the network that it is. Arguments
-    and errors as in `load_cnn`.
-    """
-    check_choice("precision", precision, PRECISIONS)
-    torch.manual_seed(0)
-    network, label = vit.build(name), name
-    vit.check_explainable(network)
-    config = network.pretrained_cfg
-    try:
-        file = weights_path or find(name, vit.source(name))
-        state = read_state_dict(file)
-        if name == "vit-small" and vit.is_old_vit_small(state):
-            network = vit.old_vit_small()
-        load_strictly(network, state, file)
-    except WeightsMissing:
-        label = random_label(name, allow_random_weights)
-    model = ViT(network, name, config["mean"], config["std"], precision)
-    model.label = label
-    return model
-
-
-def load_model(name: str, **how) -> CNN | ViT:
-    """A network by its name, as `load_cnn` or `load_vit` does it (their arguments and errors)."""
-    if name in NETWORKS or name in ALIASES:
-        return load_cnn(name, **how)
-    if name in vit.NETWORKS or timm.is_model(name):
-        return load_vit(name, **how)
-    raise unknown("model_name", name, [*NETWORKS, *vit.NETWORKS], more="any ViT by its name in timm")
-
-
-def random_label(name: str, allowed: bool) -> str:
-    """What figures call a network without weights; called while WeightsMissing is handled, and raises it
-    again unless random weights were asked for."""
-    if not allowed:
-        raise
-    print(f"warning: {name} has random weights; its maps mean nothing.", file=sys.stderr)
-    return f"{name} (random weights)"
-
-
-def load_cnn_or_fallback(name: str, fallback: str | None, **how) -> CNN:
-    """`load_cnn`, or the fallback network with a warning where no weights of `name` can be had."""
-    try:
-        return load_cnn(name, **how)
-    except WeightsMissing as why:
-        if fallback is None:
-            raise
-        print(f"warning: explaining {fallback} instead of {name}, whose weights are {why.reason}.\n"
-              f"         {why.remedy}", file=sys.stderr)
-        return load_cnn(fallback, precision=how.get("precision", "fp32"))
-
-
-def chosen_cnn(chosen: Settings) -> CNN:
-    """The CNN that a script's settings ask for. One that was named by flag is never replaced."""
-    fallback = None if "model_name" in chosen.given else chosen.fallback_model_name
-    return load_cnn_or_fallback(chosen.model_name, fallback, **_how(chosen))
-
-
-def chosen_vit(chosen: Settings) -> ViT:
-    """The ViT that a script's settings ask for."""
-    return load_vit(chosen.model_name, **_how(chosen))
-
-
-def _how(chosen: Settings) -> dict:
-    return {name: getattr(chosen, name) for name in ("weights_path", "allow_random_weights", "precision")}
-
-
-def wrap(network: nn.Module, **how) -> CNN | ViT:
-    """A torchvision or timm network of the user's own as something that can be explained.
-
-    `how` are the arguments of `CNN` or `ViT` (name, mean, std, precision). Raises UserError for a
-    network of no known family.
-    """
-    if isinstance(network, (CNN, ViT)):
+    if isinstance(network, Model):
         return network
-    return (ViT if isinstance(network, VisionTransformer) else CNN)(network, **how)
+    check_choice("precision", precision, PRECISIONS)
+    original = unwrapped(network)
+    usual = HALF if type(original).__name__ in ("VisionTransformer", "ViTForImageClassification") \
+        and "torchvision" not in type(original).__module__ else IMAGENET
+    config = usual | (getattr(original, "pretrained_cfg", None) or {})
+    channels = in_chans or channels_of(original)
+    whole = take(network, [(channels, *size) for size in sizes_of(original, image_size)], says=own_size(original))
+    mean, std = (for_channels(given or config[key], channels) for given, key in ((mean, "mean"), (std, "std")))
+    try:
+        model = ViT(whole, name or "vit", mean, std, precision, labels)
+    except NotAViT as why:
+        try:
+            model = CNN(whole, name or "cnn", mean, std, precision, labels)
+        except UserError as also:
+            raise (UserError(f"{str(also).rstrip('.')} ({why}).") if "attends" in str(also) else also) from why
+    if labels is not None and len(labels) != model.classes:
+        raise UserError(f"{len(labels)} labels were given, but {model.name} has {model.classes} classes.")
+    model.modules_names = weakref.WeakKeyDictionary({module: name for name, module in original.named_modules()})
+    return model
+
+
+def channels_of(network: nn.Module) -> int:
+    """How many channels the pictures have, as its first convolution or its settings say; 3 where nothing does."""
+    config = getattr(network, "config", None)
+    first = next((part for part in network.modules() if isinstance(part, nn.Conv2d)), None)
+    return getattr(config, "num_channels", None) or (first.in_channels if first else 3)
+
+
+def own_size(network: nn.Module) -> tuple[int, int] | None:
+    """(height, width) of its pictures, as timm, transformers or torchvision say it."""
+    says = (getattr(getattr(network, "patch_embed", None), "img_size", None)
+            or getattr(getattr(network, "config", None), "image_size", None) or getattr(network, "image_size", None)
+            or (getattr(network, "pretrained_cfg", None) or {}).get("input_size", ())[1:])
+    own = (says, says) if isinstance(says, int) else tuple(says or ())
+    return own if len(own) == 2 else None
+
+
+def sizes_of(network: nn.Module, given: int | tuple[int, int] | None) -> list[tuple[int, int]]:
+    """The sizes of pictures to try, (height, width): the one given, else its own and then the usual ones."""
+    if given is not None:
+        return [(given, given) if isinstance(given, int) else tuple(given)]
+    own = own_size(network)
+    return ([own] if own else []) + [(size, size) for size in SIZES]

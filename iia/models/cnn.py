@@ -1,105 +1,26 @@
-"""A CNN as a row of named stages that can be cut anywhere (METHOD.md, section 2).
+"""A network of channels on a grid (a CNN, a Swin transformer) that can be cut at its layers (METHOD.md, section 2).
 
 "Layer" k is the output of the first k stages; the rest of the network is the tail:
-`model.tail(k)(model.features(x, k)) == model(x)`. Adding a network is a row of NETWORKS; adding
-a family is a function that splits it.
+`model.tail(k)(model.features(x, k)) == model(x)`, which is seen to hold before a cut is used.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import copy
+import difflib
+from collections.abc import Callable
 
-import timm
 import torch
 import torchvision.models as tv
-from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .frozen import frozen_copy, half_copy, moment, quick_copy
+from .cut import GraphSegment, HookSegment, Layer, NoGraph, find_layers, stages
+from .model import Model, Target, class_or_target
+from .proof import probe_pictures, same, TOLERANCE, difference
+from .quick import half_copy, quick_copy
+from .snapshot import OneByOne, Snapshot
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
-
-
-@dataclass
-class Split:
-    """A network taken apart: its stages by name, and what follows the last of them.
-
-    `released_head` and `released_tail_skips` say where the published release computes another
-    function than the network (METHOD.md, section 9).
-    """
-    stages: dict[str, nn.Module]
-    head: nn.Sequential
-    released_head: nn.Sequential | None = None
-    released_tail_skips: tuple[str, ...] = ()
-
-
-def parts(classifier: nn.Module) -> list[nn.Module]:
-    return list(classifier) if isinstance(classifier, nn.Sequential) else [classifier]
-
-
-def split_resnet(net: tv.ResNet) -> Split:
-    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    return Split({name: getattr(net, name) for name in names},
-                 nn.Sequential(net.avgpool, nn.Flatten(1), net.fc))
-
-
-def split_densenet(net: tv.DenseNet) -> Split:
-    pool = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), net.classifier)
-    return Split(dict(net.features.named_children()), pool, released_tail_skips=("norm5",))
-
-
-def split_convnext(net: tv.ConvNeXt) -> Split:
-    return Split(dict(net.features.named_children()),
-                 nn.Sequential(net.avgpool, *parts(net.classifier)),
-                 released_head=nn.Sequential(nn.ReLU(), net.avgpool, *parts(net.classifier)))
-
-
-def split_vgg(net: tv.VGG) -> Split:
-    return Split(dict(net.features.named_children()),
-                 nn.Sequential(net.avgpool, nn.Flatten(1), *parts(net.classifier)))
-
-
-def split_efficientnet(net: EfficientNet) -> Split:
-    stages = {"stem": nn.Sequential(net.conv_stem, net.bn1)}
-    stages |= {f"blocks{i}": group for i, group in enumerate(net.blocks)}
-    stages["head_conv"] = nn.Sequential(net.conv_head, net.bn2)
-    return Split(stages, nn.Sequential(net.global_pool, net.classifier))
-
-
-SPLITS: dict[type, Callable[..., Split]] = {
-    tv.ResNet: split_resnet, tv.DenseNet: split_densenet, tv.ConvNeXt: split_convnext,
-    tv.VGG: split_vgg, EfficientNet: split_efficientnet,
-}
-
-
-@dataclass(frozen=True)
-class Network:
-    """A row of the table: how a network is built, and what its pictures and weights are."""
-    build: Callable[..., nn.Module]
-    weights: object | None = None          # torchvision's weights entry: file name and address
-    mean: tuple = IMAGENET_MEAN
-    std: tuple = IMAGENET_STD
-    aliases: tuple[str, ...] = field(default=())   # the names that the published release uses
-
-
-def _lite0() -> nn.Module:
-    return timm.create_model("tf_efficientnet_lite0")
-
-
-NETWORKS: dict[str, Network] = {
-    "resnet18": Network(tv.resnet18, tv.ResNet18_Weights.IMAGENET1K_V1),
-    "resnet34": Network(tv.resnet34, tv.ResNet34_Weights.IMAGENET1K_V1),
-    "resnet50": Network(tv.resnet50, tv.ResNet50_Weights.IMAGENET1K_V1),
-    "resnet101": Network(tv.resnet101, tv.ResNet101_Weights.IMAGENET1K_V1),
-    "resnet152": Network(tv.resnet152, tv.ResNet152_Weights.IMAGENET1K_V1),
-    "densenet201": Network(tv.densenet201, tv.DenseNet201_Weights.IMAGENET1K_V1, aliases=("densnet",)),
-    "convnext_base": Network(tv.convnext_base, tv.ConvNeXt_Base_Weights.IMAGENET1K_V1, aliases=("convnext",)),
-    "vgg16": Network(tv.vgg16, tv.VGG16_Weights.IMAGENET1K_V1),
-    "vgg19": Network(tv.vgg19, tv.VGG19_Weights.IMAGENET1K_V1),
-    "efficientnet_lite0": Network(_lite0, mean=HALF, std=HALF),
-}
-ALIASES = {alias: name for name, row in NETWORKS.items() for alias in row.aliases}
+Cut = int | str          # a stage's number (0: the picture), or the dotted name of a layer that is no stage's end
+LARGE = 224              # pixels, where a layer that is one cell for small pictures shows whether it has more
 
 
 class Shared:
@@ -120,133 +41,255 @@ class Shared:
         return value
 
 
-class CNN(nn.Module):
-    """A frozen CNN that can be cut after any of its stages.
-
-    Args:
-        network: a torchvision ResNet, DenseNet, ConvNeXt or VGG, or a timm EfficientNet. It is left
-            as it is: what is explained is a copy of its structure that shares its weights. The passes
-            of IIA go through a quicker copy (`quick_copy`), which `refresh` makes anew when a weight has
-            changed; `iia.explain` and a call of the model ask for it.
-        name: what files and figures call it.
-        mean, std: the normalisation of its pictures; None for what timm says of the network, else ImageNet's.
-        precision: "fp32", or "bf16" to run the stages in bfloat16 (the integrals stay in float32).
+class CNN(Model):
+    """A network that is explained at one of its layers.
 
     Raises:
-        UserError: the network is of no family that is known how to cut.
+        UserError: the network has no layer with a grid of cells.
     """
 
     upsampling = "bicubic"     # of a raw map to the picture's size (METHOD.md, section 5)
     default_steps = 10         # n, as in the release
-    size = 224                 # pixels, the side of a picture
 
-    def __init__(self, network: nn.Module, name: str = "cnn", mean: tuple | None = None,
-                 std: tuple | None = None, precision: str = "fp32") -> None:
-        super().__init__()
-        splitter = next((s for kind, s in SPLITS.items() if isinstance(network, kind)), None)
-        if splitter is None:
-            raise UserError(f"{type(network).__name__} of {type(network).__module__.split('.')[0]} is no CNN that is known "
-                            "how to cut; known are " + ", ".join(f"{kind.__name__} of {kind.__module__.split('.')[0]}"
-                                                                 for kind in SPLITS) + " (see iia/models/cnn.py).")
-        config = getattr(network, "pretrained_cfg", None) or {}
-        self.name = self.label = name
-        self.mean = tuple(mean or config.get("mean", IMAGENET_MEAN))
-        self.std = tuple(std or config.get("std", IMAGENET_STD))
-        self.precision = precision
-        self.network = frozen_copy(network)
-        self._split = splitter(self.network)
-        for stage in self._split.stages.values():      # a stage must not overwrite the layer it reads
-            if hasattr(stage, "inplace"):
-                stage.inplace = False
-        self._prepare()
-
-    @torch.inference_mode(False)
-    def _prepare(self) -> None:
-        """Make everything that is derived from the weights."""
-        self._moment = moment(self.network)
-        self._quick = nn.ModuleDict({name: quick_copy(stage) for name, stage in self._split.stages.items()})
-        self._half = nn.ModuleDict({name: half_copy(stage) for name, stage in self._quick.items()}
-                                   if self.precision == "bf16" else {})
+    def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
+                 labels: list[str] | None = None) -> None:
+        super().__init__(whole, name, mean, std, precision, labels)
+        self.layers = self._with_large_grids(find_layers(whole, whole.probe))
+        self._stages = stages(self.layers, self.network)
+        if not self._stages:
+            raise UserError(f"{whole.name} has no layer with a grid of cells through which everything passes; there is no "
+                            "place in the picture to explain.")
+        behind = self.ran[self.ran.index(self.network.get_submodule(self._stages[-1].name)):]
+        attention = {part for part in self.ran if "attn" in (kind := type(part).__name__.lower()) or "attention" in kind}
+        if len(attention) > 1 and attention <= set(behind):
+            raise UserError(f"{whole.name} attends over tokens that have no grid of their own behind {self._stages[-1].name}, where "
+                            "a map would say nothing of it.")
+        self.quick = self._proven(lambda: quick_copy(whole, whole.probe)) or whole
+        self.half = half_copy(self.quick) if precision == "bf16" else None
+        self._segments: dict[tuple, nn.Module] = {}
+        self._traces: dict[tuple, dict] = {}
         self._at_zero: dict[tuple, Tensor] = {}
         self.shared = Shared()
+        tail = self.segment(self.quick, self.cut_of(self._stages[-1]), None)
+        self.way = "graph" if isinstance(tail, GraphSegment) else "hooks"
 
-    def refresh(self) -> None:
-        """Take over weights that were written to since: the user may train the network on."""
-        if self._moment != moment(self.network):
-            self._prepare()
+    def _with_large_grids(self, layers: list[Layer]) -> list[Layer]:
+        """Without the layers that are one cell because the network pools there, and not because the pictures are small."""
+        if all(max(layer.grid) > 1 for layer in layers) or min(self.size) >= LARGE:
+            return [layer for layer in layers if max(layer.grid) > 1]
+        try:
+            larger = find_layers(self.whole, probe_pictures((self.channels, LARGE, LARGE), self.whole.probe))
+        except Exception:                      # it reads its own size only
+            larger = []
+        cells = {layer.name for layer in larger if max(layer.grid) > 1}
+        return [layer for layer in layers if max(layer.grid) > 1 or layer.name in cells]
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
+    def _proven(self, make: Callable[[], nn.Module]) -> nn.Module | None:
+        """What `make` returns, if it answers as the network does."""
+        try:
+            made = make()
+            with torch.no_grad():
+                return made if same(made(channels_last(self.whole.probe)), self.whole.logits) else None
+        except Exception:                      # a network may forbid what a quick copy does
+            return None
 
-    @property
-    def classes(self) -> int | None:
-        """How many classes the network tells apart; None where its last part does not say."""
-        return getattr(self._split.head[-1], "out_features", None)
+    # ------------------------------------------------------------------------------- layers
 
     @property
     def stage_names(self) -> list[str]:
         """The stages in order; stage k of 1..len is `stage_names[k - 1]`."""
-        return list(self._split.stages)
+        return [layer.name for layer in self._stages]
 
-    def cut(self, layer: int | str) -> int:
-        """A layer's number from the setting: 1..len(stage_names), or "last"."""
-        last = len(self.stage_names)
+    def cut(self, layer: int | str | nn.Module, of_map: bool = True) -> Cut:
+        """A layer from the setting: a stage's number, "last", a dotted name ("layer3.-1"), or a module.
+
+        `of_map` says that the map has this layer's cells: not so for methods that explain the picture itself.
+
+        Raises:
+            UserError: there is none, it is no place to cut, or it has but one cell.
+        """
+        found = self._find(layer)
+        if of_map and max(found.grid) == 1:
+            earlier = [k for k, stage in enumerate(self._stages, 1) if max(stage.grid) > 1]
+            near = f"; layer {earlier[-1]} ({self.stage_names[earlier[-1] - 1]}) has more" if earlier else ""
+            raise UserError(f"{found.name} of {self.name} has one cell for pictures of {self.size[0]} x {self.size[1]}, in which "
+                            f"no place can be told from another{near}.")
+        return self.cut_of(found)
+
+    def _find(self, layer: int | str | nn.Module) -> Layer:
+        if isinstance(layer, nn.Module):
+            name = self.modules_names.get(layer) or self._name(layer)
+            if name is None:
+                raise UserError(f"the layer given ({type(layer).__name__}) is no module of {self.name}.")
+            layer = name
         if layer == "last":
-            return last
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= last:
-            stages = ", ".join(f"{k} {name}" for k, name in enumerate(self.stage_names, 1))
-            raise UserError(f'FEATURE_LAYER_NUMBER {layer!r} is no layer of {self.name}. '
-                            f'Allowed: "last", or one of {stages}.')
-        return layer
+            return self._stages[-1]
+        if isinstance(layer, int) and not isinstance(layer, bool) and 1 <= layer <= len(self._stages):
+            return self._stages[layer - 1]
+        names = {each.name: each for each in self.layers}
+        if not isinstance(layer, str):
+            raise self._no_layer(layer)
+        name = counted_forward(layer, self.network)
+        if name in names:
+            return names[name]
+        if name not in dict(self.network.named_modules()):
+            near = difflib.get_close_matches(layer, names, n=1, cutoff=0.5)
+            raise self._no_layer(layer, f" Did you mean {near[0]!r}?" if near else "")
+        ancestors = [name.rsplit(".", k)[0] for k in range(1, name.count(".") + 1)]
+        ran = [other for module in self.ran for other in [self._name(module)] if other in names or other == name]
+        near = next((part for part in ancestors if part in names), None) or (
+            ran[max(0, ran.index(name) - 1)] if name in ran and len(ran) > 1 else self._stages[-1].name)
+        raise UserError(f"not everything passes through {layer!r} of {self.name} on its way from the picture to the logits, or "
+                        f"it has no grid of cells; the nearest layer that can be cut at is {near!r}.")
 
-    def stages(self, start: int, stop: int, x: Tensor) -> Tensor:
-        """Run stages start + 1 .. stop without a gradient: layer `start` -> layer `stop`."""
-        half = self.precision == "bf16" and x.dtype != torch.float64 and stop > start
-        stages = list((self._half if half else self._quick).values())[start:stop]
+    def _name(self, module: nn.Module) -> str | None:
+        return next((name for name, own in self.network.named_modules() if own is module), None)
+
+    def _no_layer(self, layer: object, hint: str = "") -> UserError:
+        numbered = ", ".join(f"{k} {name}" for k, name in enumerate(self.stage_names, 1))
+        return UserError(f'FEATURE_LAYER_NUMBER {layer!r} is no layer of {self.name}.{hint} '
+                         f'Allowed: "last", or one of {numbered}, or the dotted name of another module.')
+
+    def cut_of(self, layer: Layer) -> Cut:
+        """A layer's number if it is a stage's end, else its name."""
+        same_tensor = [k for k, stage in enumerate(self._stages, 1) if stage.tensor == layer.tensor]
+        return next((k for k in same_tensor if self._stages[k - 1] == layer), next(iter(same_tensor), layer.name))
+
+    def before(self, cut: Cut) -> int:
+        """The number of the last stage that ends before a cut; 0 is the picture."""
+        tensor = self.layer(cut).tensor
+        return sum(stage.tensor < tensor for stage in self._stages)
+
+    def layer(self, cut: Cut) -> Layer | None:
+        """The layer of a cut; None for 0, the picture."""
+        if cut == 0:
+            return None
+        return self._stages[cut - 1] if isinstance(cut, int) else next(each for each in self.layers if each.name == cut)
+
+    # ------------------------------------------------------------------------------- parts of a pass
+
+    def segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> nn.Module:
+        """The part of the network from a cut to another (None: to the logits), by its graph if that is right.
+
+        Raises:
+            UserError: no way to take it apart reproduces the network.
+        """
+        key = network is self.quick, network is self.half, start, stop, self.device, self.dtype
+        if key not in self._segments:
+            self._segments[key] = self._make_segment(network, start, stop)
+        return self._segments[key]
+
+    def _make_segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> nn.Module:
+        first, last = self.layer(start), None if stop is None else self.layer(stop)
+        probe = self.whole.probe.to(self.device, self.dtype)
+        if network is self.half:
+            probe = probe.to(torch.bfloat16)
+        wrapped = OneByOne if isinstance(self.whole, OneByOne) else lambda segment: segment
+        inner, truth = (network.whole, self.whole.whole) if isinstance(self.whole, OneByOne) else (network, self.whole)
+        ways = [(way, one) for one in dict.fromkeys([inner, truth]) for way in (GraphSegment, HookSegment)]
         with torch.no_grad():
-            u = x.to(torch.bfloat16 if half else x.dtype).contiguous(memory_format=torch.channels_last)
-            for stage in stages:
-                u = stage(u)
-        return u.to(x.dtype)
+            plain = self.whole.probe.to(self.device, self.dtype)
+            u = (wrapped(HookSegment(truth, None, first))(plain) if first else plain).to(probe.dtype)
+            wanted = wrapped(HookSegment(truth, None, last))(plain)
+            for way, one in ways:                               # a folded copy has other layers between its ends
+                kept = u.clone()
+                traces = self._traces.setdefault((id(one), self.device, self.dtype), {})
+                v = u.to(next(p.dtype for p in one.parameters() if p.is_floating_point()))
+                try:
+                    made = way(one, first, last, traces)
+                    found = wrapped(made)(v)
+                    if not torch.equal(v, kept.to(v.dtype)):    # it writes to what it reads
+                        made.careful, v = True, kept.to(v.dtype)
+                        found = wrapped(made)(v)
+                except (NoGraph, RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError):
+                    u = kept
+                    continue
+                u = kept
+                if difference(found, wanted) <= (5e-2 if network is self.half else TOLERANCE):
+                    return wrapped(made)
+        raise UserError(f"{self.name} cannot be cut at {first.name if first else last.name}: what follows does not depend on "
+                        "this layer alone. Give another layer.")
 
-    def features(self, x: Tensor, cut: int) -> Tensor:
-        """Pictures [N, 3, H, W] -> their representation at layer `cut`, [N, C, h, w]."""
+    def stages(self, start: Cut, stop: Cut, x: Tensor) -> Tensor:
+        """Run from one cut to another without a gradient: [N, C, h, w] -> [N, C', h', w']."""
+        if start == stop:
+            return x
+        half = self.half is not None and x.dtype != torch.float64
+        with torch.no_grad():
+            u = channels_last(x.to(torch.bfloat16) if half else x)
+            return self.segment(self.half if half else self.quick, start, stop)(u).to(x.dtype)
+
+    def features(self, x: Tensor, cut: Cut) -> Tensor:
+        """Pictures [N, C, H, W] -> their representation at layer `cut`, [N, C', h, w]."""
         return self.stages(0, cut, x)
 
-    def at_zero(self, cut: int, like: Tensor) -> Tensor:
+    def at_zero(self, cut: Cut, like: Tensor) -> Tensor:
         """The representation of the baseline picture (all zeros), [1, C, h, w], computed once."""
         key = (cut, like.shape[1:], like.dtype, like.device)
         if key not in self._at_zero:
             self._at_zero[key] = self.features(torch.zeros_like(like[:1]), cut)
         return self._at_zero[key]
 
-    def tail(self, cut: int, definition: str = "paper") -> nn.Sequential:
-        """The rest of the network behind layer `cut`, module for module: [N, C, h, w] -> logits [N, classes].
+    def tail(self, cut: Cut, definition: str = "paper") -> nn.Sequential:
+        """The rest of the network behind layer `cut`: [N, C, h, w] -> logits [N, classes].
 
         Under "release" it is what the release runs there, which for two families differs.
         """
-        return self._rest(self._split.stages, cut, definition)
+        return self._rest(self.whole, cut, definition)
 
-    def _rest(self, stages: Mapping[str, nn.Module], cut: int, definition: str = "paper") -> nn.Sequential:
-        split, released = self._split, definition == "release"
-        skipped = split.released_tail_skips if released else ()
-        rest = [stage for name, stage in list(stages.items())[cut:] if name not in skipped]
-        return nn.Sequential(*rest, *((released and split.released_head) or split.head))
+    def _rest(self, network: Snapshot, cut: Cut, definition: str = "paper") -> nn.Sequential:
+        release, last = definition == "release", len(self._stages)
+        if release and isinstance(self.network, tv.ConvNeXt):              # METHOD.md, section 9
+            to_last = [self.segment(network, cut, last)] if cut != last else []
+            return nn.Sequential(*to_last, nn.ReLU(), self.segment(network, last, None))
+        if release and isinstance(self.network, tv.DenseNet) and cut != last:
+            to_norm = [self.segment(network, cut, last - 1)] if cut != last - 1 else []
+            return nn.Sequential(*to_norm, self.segment(network, last, None))
+        return nn.Sequential(self.segment(network, cut, None))
 
-    def score(self, cut: int, definition: str = "paper") -> Callable[[Tensor, Tensor], Tensor]:
+    def score(self, cut: Cut, definition: str = "paper", target: Target | None = None) -> Callable[[Tensor, Tensor], Tensor]:
         """f behind layer `cut`: (representations [N, C, h, w], classes [N]) -> f_y [N].
 
-        Of a last linear layer only the classes' own rows are computed.
+        Of a last linear layer only the classes' own rows are computed, if that gives the same.
         """
-        tail = self._rest(self._quick, cut, definition)
-        body, last = tail[:-1], tail[-1]
-        if not isinstance(last, nn.Linear):
-            return lambda u, y: tail(u).gather(1, y[:, None])[:, 0]
-        bias = last.weight.new_zeros(last.out_features) if last.bias is None else last.bias
-        return lambda u, y: (body(u) * last.weight[y]).sum(1) + bias[y]
+        tail = self._rest(self.quick, cut, definition)
+        rows = self._rows(tail, cut, definition) if target is None else None
+        return rows or (lambda u, y: class_or_target(tail(u), y, target))
+
+    def _rows(self, tail: nn.Sequential, cut: Cut, definition: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """`score` by the rows of the last linear layer, if there is one and it gives the same."""
+        key = "rows", cut, definition, self.device, self.dtype
+        if key not in self._segments:
+            parts = tail[-1].without_last_linear() if isinstance(tail[-1], GraphSegment) else None
+            body, last = (nn.Sequential(*tail[:-1], parts[0]), parts[1]) if parts else (None, None)
+
+            def rows(u: Tensor, y: Tensor) -> Tensor:
+                f = (body(u) * last.weight[y]).sum(1)
+                return f if last.bias is None else f + last.bias[y]
+
+            with torch.no_grad():
+                probe = self.whole.probe.to(self.device, self.dtype)
+                u = self.segment(self.quick, 0, cut)(probe) if cut else probe
+                y = torch.arange(len(u), device=u.device) % self.classes
+                right = parts and same(rows(u, y), tail(u).gather(1, y[:, None])[:, 0])
+            self._segments[key] = rows if right else None
+        return self._segments[key]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W] -> logits [N, classes], the network's own."""
-        self.refresh()
-        return self._rest(self._quick, 0)(x.contiguous(memory_format=torch.channels_last))
+        """Pictures [N, C, H, W] -> logits [N, classes], the network's own."""
+        return self.quick(channels_last(x))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def counted_forward(name: str, network: nn.Module) -> str:
+    """A dotted name with its negative numbers counted from the start: "layer3.-1" -> "layer3.22"."""
+    parts: list[str] = []
+    for part in name.split("."):
+        children = dict(network.get_submodule(".".join(parts)).named_children()) if not part.isdigit() and \
+            part.lstrip("-").isdigit() and ".".join(parts) in dict(network.named_modules()) else {}
+        parts.append(list(children)[int(part)] if children and -len(children) <= int(part) < 0 else part)
+    return ".".join(parts)
+

@@ -1,87 +1,99 @@
-"""A timm ViT whose attention can be recorded and replaced (METHOD.md, section 6).
+"""A ViT whose attention can be recorded and replaced (METHOD.md, section 6).
 
 The score depends on the last block only through the tokens that the head reads: the class token (and
-DeiT's distillation token). So the last block is computed for those rows alone.
+DeiT's distillation token), or all of them where it pools. So the last block is computed for those rows alone.
 """
 
 import contextlib
-import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
-from ..errors import UserError, unknown
-from .frozen import frozen_copy, moment
-from .linear import linear, with_token_linears
-from .weights import Source
+from ..errors import UserError
+from .cut import Left
+from .fast_cpu import linear, with_token_linears
+from .model import Model
+from .proof import same
+from .quick import frozen_copy
+from .snapshot import ONE_AT_A_TIME, Snapshot
 
 
-class ViT(nn.Module):
-    """A frozen vision transformer.
+class NotAViT(UserError):
+    """The network has no attention over patches that can be recorded and replaced; perhaps it is a CNN."""
 
-    Args:
-        network: a timm VisionTransformer that reads a class token; it is left as it is, what is
-            explained is a copy of its structure that shares its weights.
-        name: what files and figures call it.
-        mean, std: the normalisation of its pictures; None for what timm says of the network.
-        precision: "fp32", or "bf16" for autocast to bfloat16.
+
+class ViT(Model):
+    """A timm VisionTransformer of plain blocks, whatever its head reads.
+
+    Its blocks are taken apart in one of two ways, the first that answers as the network does: by the rows of their
+    weights, which is quick, or by calling their modules, which may be of the user's own (LoRA).
 
     Raises:
-        UserError: the network has no class token to explain, or its attention cannot be recorded.
+        NotAViT: the network is of another kind, or no way reproduces it.
     """
 
     upsampling = "bilinear"     # of a raw map to the picture's size (METHOD.md, section 5)
     default_steps = 5           # n, as in the release
+    way = "attention"
 
-    def __init__(self, network: VisionTransformer, name: str = "vit", mean: tuple | None = None,
-                 std: tuple | None = None, precision: str = "fp32") -> None:
-        super().__init__()
-        check_explainable(network)
-        config = getattr(network, "pretrained_cfg", None) or {}
-        self.name, self.label, self.precision = name, name, precision
-        self.mean = tuple(mean or config.get("mean", (0.5, 0.5, 0.5)))
-        self.std = tuple(std or config.get("std", (0.5, 0.5, 0.5)))
-        self.network = frozen_copy(network)
-        with_token_linears(self.network.blocks)
-        self.grid = tuple(network.patch_embed.grid_size)
-        self.size = network.patch_embed.img_size[0]
-        self.read = 2 if isinstance(network, VisionTransformerDistilled) else 1    # tokens the head reads
+    def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
+                 labels: list[str] | None = None) -> None:
+        super().__init__(whole, name, mean, std, precision, labels)
+        net = whole.network
+        check_explainable(net)
+        self.grid = grid_of(net, self.size)
+        self.pools = getattr(net, "global_pool", "token") != "token" or getattr(net, "attn_pool", None) is not None
         self.contributions_at_zero: dict[tuple, Tensor] = {}                       # see iia/vit.py
-        self._moment = moment(self.network)
+        self.by_rows = True
+        self.network = frozen_copy(net)
+        with_token_linears(self.network.blocks)
+        self._read = 2 if isinstance(net, VisionTransformerDistilled) else 1
+        if not self._is_right():
+            self.by_rows, self.network = False, net
+        if not self.by_rows and not self._is_right():
+            raise NotAViT(f"{whole.name} computes something else than its blocks show: a hook or a forward of its own stands "
+                          "between them")
 
-    def refresh(self) -> None:
-        """Forget what was computed with weights that were written to since."""
-        if self._moment != (now := moment(self.network)):
-            self._moment, self.contributions_at_zero = now, {}
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def classes(self) -> int | None:
-        """How many classes the network tells apart; None where its head does not say."""
-        return getattr(self.network.head, "out_features", None)
+    def _is_right(self) -> bool:
+        """Whether the passes from which attention is taken give the network's logits."""
+        x, wanted = self.whole.probe, self.whole.logits
+        try:
+            with torch.no_grad():
+                tokens, A = self.record(x, len(self.blocks))
+                before, _ = self.record(x, len(self.blocks) - 1)
+                rows = self.attention(self.blocks[-1], before, self.read(before))
+                every = self.attention(self.blocks[-1], before, before.shape[1])
+                first, _ = self.record(x, len(self.blocks) - 2)
+                behind = self.through(self.blocks[-2], first, self.attention(self.blocks[-2], first, first.shape[1]))
+                found = [self.head(self.through(self.blocks[-1], behind, self.attention(self.blocks[-1], behind, self.read(behind)))),
+                         self.network.forward_head(self.network.norm(tokens)),
+                         self.head(self.through(self.blocks[-1], before, rows)),
+                         self.head(self.through(self.blocks[-1], before, every))]
+            return all(same(logits, wanted) for logits in found) and same(every, A[-1])
+        except (RuntimeError, TypeError, AttributeError, IndexError, ValueError, UserError):
+            return False                                       # blocks that are plain in name only
 
     @property
     def blocks(self) -> nn.Sequential:
         return self.network.blocks
 
-    def cut(self, layer: int | str) -> int:
+    def read(self, tokens: Tensor) -> int:
+        """How many of the last block's tokens [B, N, D] the head reads, from the first."""
+        return tokens.shape[1] if self.pools else self._read
+
+    def cut(self, layer: int | str, of_map: bool = True) -> int:
         """IIA for ViTs always ends at the last block: the only layer is "last", or its number."""
         if layer not in ("last", len(self.blocks)):
             raise UserError(f'layer {layer!r}: a ViT is explained at its last block only ("last").')
         return len(self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] -> logits [B, classes], by the network itself."""
+        """Pictures [B, C, H, W] -> logits [B, classes], by the network itself."""
         with self.casting(x):
-            return self.network(x).to(x.dtype)
+            return self.whole(x).to(x.dtype)
 
     def casting(self, x: Tensor) -> torch.autocast:
         """bfloat16 inside the block where `precision` asks for it."""
@@ -90,13 +102,26 @@ class ViT(nn.Module):
     # ------------------------------------------------------------------------- the parts of a pass
 
     def embed(self, x: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] -> the tokens that enter block 0, [B, N, D]."""
-        net = self.network
-        return net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(x))))
+        """Pictures [B, C, H, W] -> the tokens that enter block 0, [B, N, D]: the network runs until it comes there."""
+        found: list[Tensor] = []
+
+        def leave(block: nn.Module, inputs: tuple) -> None:
+            found.append(inputs[0])
+            raise Left
+
+        with ONE_AT_A_TIME:
+            hook = self.whole.network.blocks[0].register_forward_pre_hook(leave)
+            try:
+                self.whole(x)
+            except Left:
+                pass
+            finally:
+                hook.remove()
+        return found[0]
 
     def head(self, tokens: Tensor) -> Tensor:
         """The last block's tokens, at least those that are read [B, >= read, D] -> logits [B, classes]."""
-        return self.network.forward_head(self.network.norm(tokens[:, :self.read]))
+        return self.network.forward_head(self.network.norm(tokens[:, :self.read(tokens)]))
 
     def record(self, x: Tensor, stop: int) -> tuple[Tensor, list[Tensor]]:
         """Run blocks 0..stop-1 and keep their attention in the autograd graph.
@@ -108,8 +133,8 @@ class ViT(nn.Module):
         Raises:
             UserError: a block showed no attention.
         """
+        tokens = self.embed(x)
         with self._recording(stop) as attention:
-            tokens = self.embed(x)
             for block in self.blocks[:stop]:
                 tokens = block(tokens)
         if len(attention) != stop:
@@ -126,6 +151,7 @@ class ViT(nn.Module):
             attention.append(output)
             return output
 
+        ONE_AT_A_TIME.acquire()                # hooks and flags are the model's, which other threads may explain with
         parts = [block.attn for block in self.blocks[:stop]]
         fused = [part.fused_attn for part in parts]
         hooks = [part.attn_drop.register_forward_hook(keep) for part in parts]
@@ -138,6 +164,7 @@ class ViT(nn.Module):
                 part.fused_attn = was
             for hook in hooks:
                 hook.remove()
+            ONE_AT_A_TIME.release()
 
     # ------------------------------------------------- a block with its attention taken out of it
 
@@ -161,7 +188,7 @@ class ViT(nn.Module):
         three matrices, from the other end.
         """
         heads, rows = attention.shape[1:3]
-        if heads * rows >= normed.shape[-1]:
+        if heads * rows >= normed.shape[-1] or not self.by_rows:
             return (attention @ self._project(part, normed, 2)).transpose(1, 2).flatten(2)
         weight, bias = self._projection(part, 2)
         sums = (attention.flatten(1, 2) @ normed).unflatten(1, (heads, rows))               # [B, heads, rows, D]
@@ -172,6 +199,8 @@ class ViT(nn.Module):
 
     def _project(self, part: Attention, normed: Tensor, which: int) -> Tensor:
         """Queries (0), keys (1) or values (2): [B, N, D] -> [B, heads, N, d]."""
+        if not self.by_rows:
+            return part.qkv(normed).chunk(3, -1)[which].unflatten(-1, (part.num_heads, -1)).transpose(1, 2)
         return linear(normed, *self._projection(part, which)).unflatten(-1, (part.num_heads, -1)).transpose(1, 2)
 
     @staticmethod
@@ -182,82 +211,18 @@ class ViT(nn.Module):
 
 
 def check_explainable(network: nn.Module) -> None:
-    """Raise UserError, saying which and why, for a network that IIA for ViTs cannot explain."""
+    """Raise NotAViT, saying why, for a network whose attention cannot be recorded and replaced."""
     kind = type(network).__name__
     if not isinstance(network, VisionTransformer):
-        raise UserError(f"{kind} is no timm VisionTransformer; its attention cannot be recorded.")
-    pooling = getattr(network, "global_pool", "token")
-    if network.cls_token is None or pooling != "token" or getattr(network, "attn_pool", None) is not None:
-        raise UserError(f"{kind} pools its tokens ({pooling or 'none'}) instead of reading a class token; "
-                        "there is no class token's row to explain.")
-    grid = network.patch_embed.grid_size
-    if grid is None or grid[0] != grid[1]:
-        raise UserError(f"{kind} has a grid of {grid} patches; only square ones are explained.")
+        raise NotAViT(f"{kind} is no timm VisionTransformer either")
     for number, block in enumerate(network.blocks):
-        if type(block) is not Block or not isinstance(block.attn, Attention) or getattr(block.attn, "gate", None) is not None:
-            raise UserError(f"{kind}: the attention of block {number} ({type(block).__name__} with "
-                            f"{type(getattr(block, 'attn', None)).__name__}) cannot be recorded.")
+        attention = getattr(block, "attn", None)
+        if type(block) is not Block or not isinstance(attention, Attention) or getattr(attention, "gate", None) is not None:
+            raise NotAViT(f"the attention of block {number} ({type(block).__name__} with {type(attention).__name__}) "
+                          "cannot be recorded either")
 
 
-# ----------------------------------------------------------------------------------- the table
-
-@dataclass(frozen=True)
-class Network:
-    """A row: timm's name of the network, and the file names of its weights beside timm's own."""
-    timm_name: str
-    files: tuple[str, ...] = ()
-
-
-NETWORKS: dict[str, Network] = {
-    "vit-base": Network("vit_base_patch16_224.orig_in21k_ft_in1k", ("jx_vit_base_p16_224-80ecf9dd.pth",)),
-    "vit-small": Network("vit_small_patch16_224.augreg_in21k_ft_in1k", ("vit_small_p16_224-15ec54c9.pth",)),
-    "vit-tiny": Network("vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
-}
-
-
-def build(name: str) -> VisionTransformer:
-    """A network of the table, or any of timm's by its timm name, with random weights.
-
-    Raises:
-        UserError: an unknown name, or a network that timm cannot build.
-    """
-    timm_name = timm_name_of(name)
-    if not timm.is_model(timm_name):
-        near = [known for known in timm.list_models(["vit_*", "deit*"]) if known.startswith(name[:4])]
-        raise unknown("model_name", name, [*NETWORKS, *difflib.get_close_matches(name, near, n=3)],
-                      more="any ViT by its name in timm")
-    try:
-        return timm.create_model(timm_name)
-    except Exception as why:      # timm raises what its builders raise
-        raise UserError(f"timm cannot build {timm_name!r} ({why}).") from why
-
-
-def timm_name_of(name: str) -> str:
-    return NETWORKS[name].timm_name if name in NETWORKS else name
-
-
-def source(name: str) -> Source:
-    """Where timm's weights of a network are."""
-    config = timm.get_pretrained_cfg(timm_name_of(name))
-    files = NETWORKS[name].files if name in NETWORKS else ()
-    url = config.url if config and (config.url or "").endswith((".pth", ".pt", ".safetensors")) else None
-    return Source(url=url, hub=config.hf_hub_id if config else None, more_names=files)
-
-
-def old_vit_small() -> VisionTransformer:
-    """The network of the file `vit_small_p16_224-15ec54c9.pth`, which is not timm's ViT-S of today.
-
-    Embedding 768, 8 blocks, 8 heads, MLP ratio 3, qkv without bias, attention scale 768^-0.5.
-    """
-    network = VisionTransformer(embed_dim=768, depth=8, num_heads=8, mlp_ratio=3.0, qkv_bias=False)
-    for block in network.blocks:
-        block.attn.scale = 768 ** -0.5
-        block.attn.fused_attn = False          # the fused kernel knows only its own scale
-    return network
-
-
-def is_old_vit_small(state: dict[str, Tensor]) -> bool:
-    """Whether a state dict has the tensors of `old_vit_small`, by their shapes."""
-    qkv = state.get("blocks.0.attn.qkv.weight")
-    return (qkv is not None and qkv.shape == (3 * 768, 768) and "blocks.0.attn.qkv.bias" not in state
-            and "blocks.7.norm1.weight" in state and "blocks.8.norm1.weight" not in state)
+def grid_of(network: VisionTransformer, size: tuple[int, int]) -> tuple[int, int]:
+    """(h, w): how many patches a picture of `size` has."""
+    dynamic = getattr(network, "dynamic_img_size", False) or network.patch_embed.grid_size is None
+    return tuple(network.patch_embed.dynamic_feat_size(size) if dynamic else network.patch_embed.grid_size)

@@ -9,7 +9,7 @@ from torchvision import transforms
 import iia
 from iia.datasets.photographs import NAMES, photograph, put_in_place
 from iia.datasets.pics import read_pics
-from iia.datasets.pictures import PictureError, denormalise, normalise, open_picture, squash
+from iia.datasets.pictures import PictureError, denormalise, for_channels, normalise, open_picture, parse_size, squash
 from iia.errors import UserError
 from iia.generator import without_twins
 
@@ -31,6 +31,26 @@ def test_a_bad_line_is_named_and_stops_no_other(line, said, tmp_path):
     pics, problems = read_pics(path, ".")
     assert len(pics) == 2 and len(problems) == 1
     assert problems[0].startswith(f"{path}:2: ") and said in problems[0]
+
+
+LABELS = ["cat", "Egyptian cat", "crane", "bird", "crane", "7"]
+
+
+@pytest.mark.parametrize("line, wanted", [("a.png 1", 1), ("a.png cat", 0), ("a.png Egyptian cat", 1), ("a b.png  egyptian CAT", 1),
+                                          ("my Egyptian.png cat", 0), ("a.png 5", 5)])
+def test_classes_may_be_named(line, wanted, tmp_path):
+    (tmp_path / "pics.txt").write_text(line + "\n")
+    (pic,), problems = read_pics(tmp_path / "pics.txt", ".", 6, LABELS)
+    assert pic.target == wanted and pic.path.suffix == ".png" and problems == []
+
+
+@pytest.mark.parametrize("line, said", [("a.png 6", "class 6 is not in 0..5"), ("a.png 7", "class 7 is not in 0..5"),
+                                        ("a.png dog", "class 'dog' is not a number and no class's name"),
+                                        ("a.png crane", "'crane' is the name of classes 2, 4; give a number")])
+def test_classes_that_are_not_the_networks(line, said, tmp_path):
+    (tmp_path / "pics.txt").write_text(line + "\n")
+    pics, (problem,) = read_pics(tmp_path / "pics.txt", ".", 6, LABELS[:-1] + ["bat"])
+    assert pics == [] and said in problem
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n\n"])
@@ -57,6 +77,37 @@ def test_pictures_of_every_mode_and_size(mode, size, tmp_path):
     picture.save(path)
     raw = squash(open_picture(path))
     assert raw.shape == (3, 224, 224) and 0 <= raw.min() and raw.max() <= 1
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_pictures_of_another_size_and_number_of_channels(channels, mode):
+    path = photograph("chelsea.png")
+    raw = squash(open_picture(path, channels), (20, 30))
+    assert raw.shape == (channels, 20, 30)
+    wanted = transforms.Compose([transforms.Resize((20, 30)), transforms.ToTensor()])(Image.open(path).convert(mode))
+    assert torch.equal(raw, wanted)
+
+
+def test_a_number_of_channels_that_no_picture_has():
+    with pytest.raises(UserError, match="of 2 channels.*1, 3 or 4"):
+        open_picture(photograph("chelsea.png"), 2)
+
+
+@pytest.mark.parametrize("given, wanted", [(None, None), (200, (200, 200)), ("200", (200, 200)), ("192,256", (192, 256)),
+                                           ("192, 256", (192, 256)), ((192, 256), (192, 256)), ([64], (64, 64))])
+def test_sizes_from_the_setting(given, wanted):
+    assert parse_size(given) == wanted
+
+
+@pytest.mark.parametrize("given", ["", "large", "1,2,3", "192x256", (1, 2, 3), 0, "-5", "100,0", 2.5])
+def test_sizes_that_are_none(given):
+    with pytest.raises(UserError, match="image_size"):
+        parse_size(given)
+
+
+@pytest.mark.parametrize("values, channels, wanted", [((1, 2, 6), 3, (1, 2, 6)), ((1, 2, 6), 1, (3,)), ((1, 2, 6), 4, (1, 2, 6, 3))])
+def test_a_normalisation_for_another_number_of_channels(values, channels, wanted):
+    assert for_channels(values, channels) == wanted
 
 
 def test_squashed_as_torchvision_does_it():

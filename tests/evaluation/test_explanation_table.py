@@ -18,7 +18,6 @@ from iia.datasets.photographs import NAMES, photograph
 from iia.datasets.pictures import load_pictures
 from iia.errors import UserError
 from iia.evaluation.explanation_tests import PAPER, score
-from iia.models import load_cnn
 from tests.evaluation.toys import Scrambles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,7 +182,7 @@ def test_wrong_settings_are_found_first(place, wrong, said):
 
 def test_predicted_class_is_explained_and_the_target_asked_for(place):
     """The target is wrong: top-1 is 0 throughout, whatever the map of the predicted class says."""
-    model = load_cnn("efficientnet_lite0")
+    model = iia.load_model("efficientnet_lite0")
     shutil.copy(photograph("chelsea.png"), place / "cat.png")
     (place / "list.txt").write_text("cat.png 3\n")
     rows = {}

@@ -26,7 +26,7 @@ def lit(size=16):
 
 def map_with_rank(model, share):
     """A map in which that share of the pixels is more relevant than the one that the network reads."""
-    noise = torch.rand(1, model.size, model.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.rand(1, *model.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise[0, *model.place] = noise.flatten().quantile(1 - share)
     return noise
 
@@ -211,7 +211,7 @@ def test_figures_by_name():
     model, pictures, classes, maps = setting()
     figures, curves = score(model, pictures, classes, maps, ["INS", "POS"])
     assert list(figures) == ["INS", "POS"] and set(curves) == {"INS", "POS"}
-    assert {name: len(x) for name, x in axes([*FIGURES], 224).items()} == {
+    assert {name: len(x) for name, x in axes([*FIGURES], (224, 224)).items()} == {
         "POS": 10, "NEG": 10, "DEL": 10, "INS": 10, "AIC": 21, "SIC": 21, "DEL_rise": 225, "INS_rise": 225}
     with pytest.raises(UserError, match="Did you mean 'POS'"):
         score(model, pictures, classes, maps, ["POSS"])

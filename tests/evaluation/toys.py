@@ -10,12 +10,13 @@ class Toy(nn.Module):
     """What a network of this project has besides its layers; it counts the rows of each pass."""
 
     name = label = "toy"
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    mean, std, channels = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 3
+    classes, labels = 1000, None
     upsampling = "bicubic"
 
     def __init__(self, size=16):
         super().__init__()
-        self.size, self.passes = size, []
+        self.size, self.passes = (size, size), []
         self.register_buffer("nothing", torch.zeros(1))
 
     @property

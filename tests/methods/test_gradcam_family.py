@@ -11,7 +11,7 @@ from torch import nn
 
 import iia
 from iia.maps import finish
-from iia.models.frozen import frozen_copy
+from iia.models.quick import frozen_copy
 
 
 def layer_and_gradient(model, x, y, cut):

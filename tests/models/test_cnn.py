@@ -6,14 +6,19 @@ import torchvision.models as tv
 from torch import nn
 
 import iia
-from iia.models.cnn import ALIASES, NETWORKS, CNN
+from iia.models.cnn import CNN
+from iia.models.names import build
 
 from ..conftest import random_weights
 
 
+NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet201", "convnext_base", "vgg16", "vgg19",
+            "efficientnet_lite0")
+
+
 def built(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return NETWORKS[name].build().eval()
+    return build(name)[0].eval()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -36,7 +41,7 @@ def test_tail_of_features_is_the_network_at_every_cut(name):
 @pytest.mark.parametrize("name, last", [("resnet101", 8), ("densenet201", 12), ("convnext_base", 8), ("vgg16", 31),
                                         ("vgg19", 37), ("efficientnet_lite0", 9)])
 def test_the_last_layer_has_its_published_number(name, last):
-    assert iia.wrap(NETWORKS[name].build()).cut("last") == last
+    assert iia.wrap(built(name)).cut("last") == last
 
 
 def test_exact_in_float64(vgg, pictures):
@@ -78,8 +83,8 @@ def test_a_network_of_no_known_family():
 
 
 def test_bf16_is_close_to_fp32():
-    net = random_weights(NETWORKS["resnet18"].build())
+    net = random_weights(tv.resnet18())
     x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    maps = [iia.explain(CNN(net, precision=p), x, [1, 2], steps=4).flatten() for p in ("fp32", "bf16")]
+    maps = [iia.explain(iia.wrap(net, precision=p), x, [1, 2], steps=4).flatten() for p in ("fp32", "bf16")]
     assert torch.corrcoef(torch.stack(maps))[0, 1] > 0.99
     assert not torch.equal(*maps)

@@ -6,7 +6,8 @@ import torchvision.models as tv
 from safetensors.torch import save_file
 
 import iia
-from iia.models import load_cnn_or_fallback, weights
+from iia.choosing import load_or_fallback
+from iia.models import weights
 from iia.models.weights import Source, WeightsMissing, find, load_strictly, read_state_dict
 
 NAME = "resnet18-f37072fd.pth"
@@ -18,7 +19,7 @@ def empty_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "PROJECT_DIR", tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(weights, "_in_hub_cache", lambda repository: None)
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repository, file: None)
 
     def refuse(address):
         raise OSError("no route to host")
@@ -61,7 +62,7 @@ def test_random_weights_only_when_asked_for_and_said(capsys):
 
 
 def test_the_fallback_is_said_in_two_lines(capsys):
-    model = load_cnn_or_fallback("resnet18", "efficientnet_lite0")
+    model = load_or_fallback("resnet18", "efficientnet_lite0")
     said = capsys.readouterr().err.strip().splitlines()
     assert model.label == "efficientnet_lite0" and len(said) == 2
     assert "efficientnet_lite0 instead of resnet18" in said[0] and NAME in said[1]
@@ -69,7 +70,7 @@ def test_the_fallback_is_said_in_two_lines(capsys):
 
 def test_without_a_fallback_it_is_an_error():
     with pytest.raises(WeightsMissing):
-        load_cnn_or_fallback("resnet18", None)
+        load_or_fallback("resnet18", None)
 
 
 def test_a_named_file_is_taken(tmp_path):
@@ -95,14 +96,15 @@ def test_densenets_names_of_2017(tmp_path):
            .replace(".conv2.", ".conv.2.") if "denselayer" in name else name: value
            for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
     assert any("denselayer1.norm.1.weight" in name for name in old)
-    fresh = load_strictly(tv.densenet201(), old, "old.pth")
+    fresh = tv.densenet201()
+    load_strictly(fresh, old, "old.pth")
     name = "features.denseblock1.denselayer1.norm1.weight"
     assert torch.equal(fresh.state_dict()[name], net.state_dict()[name])
 
 
 @pytest.mark.parametrize("spoil, said", [
     (lambda s: s.pop("fc.bias"), r"1 missing \(fc.bias\)"),
-    (lambda s: s.update({"fc.bias": torch.zeros(7)}), r"1 of another shape \(fc.bias \(7,\) instead of \(1000,\)"),
+    (lambda s: s.update({"bn1.bias": torch.zeros(7)}), r"1 of another shape \(bn1.bias \(7,\) instead of \(64,\)"),
     (lambda s: s.update({"extra": torch.zeros(7)}), r"1 unknown \(extra\)"),
 ])
 def test_loading_is_strict(spoil, said, tmp_path):

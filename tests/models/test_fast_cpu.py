@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from iia.models.linear import FEW, TokenLinear, with_token_linears
+from iia.models.fast_cpu import FEW, TokenLinear, with_token_linears
 
 
 def quick_one(plain: nn.Linear) -> nn.Linear:

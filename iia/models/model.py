@@ -1,0 +1,128 @@
+"""What the models of CNNs and of ViTs have in common."""
+
+import copy
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .cut import Hooked
+from .proof import probe_pictures
+from .snapshot import ONE_AT_A_TIME, Snapshot
+
+Target = Callable[[Tensor], Tensor]
+
+
+class Model(nn.Module):
+    """A snapshot of a network, and what is known of its pictures and classes.
+
+    Attributes:
+        network: the copy of the user's network. whole: the same as pictures -> logits.
+        mean, std: the normalisation of its pictures, a number for each channel.
+        size: (height, width) of a picture. channels: of a picture.
+        classes: how many it tells apart. labels: their names, or None.
+        headless: whether the outputs are features, since no last layer makes classes of them.
+        way: how it is taken apart: "graph", "hooks" or "attention".
+    """
+
+    def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
+                 labels: list[str] | None = None) -> None:
+        super().__init__()
+        self.whole, self.network = whole, whole.network
+        self.name = self.label = name
+        self.mean, self.std, self.precision, self.labels = tuple(mean), tuple(std), precision, labels
+        self.channels, *size = whole.probe.shape[1:]
+        self.size, self.classes = tuple(size), whole.logits.shape[1]
+        self.modules_names: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()      # of the user's own modules
+        self._sizes: dict[tuple, Model] = {}
+        self.ran = modules_in_order(whole)
+        self.headless = ends_without_head(whole.logits.shape[1], self.ran)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def sized(self, shape: tuple[int, int, int]) -> "Model":
+        """This model for pictures of another size: the layers are looked for, and everything is proven, anew.
+
+        Raises:
+            UserError: the network does not read them.
+        """
+        key = (tuple(shape), self.device, self.dtype)
+        if tuple(shape) == tuple(self.whole.probe.shape[1:]):
+            return self
+        if key not in self._sizes:
+            whole = copy.copy(self.whole)
+            whole.probe = probe_pictures(shape, next(self.parameters()))
+            try:
+                with torch.no_grad():
+                    whole.logits = whole(whole.probe)
+            except Exception as why:           # whatever a network raises for pictures that it does not read
+                raise UserError(f"{self.name} reads pictures of {self.channels} x {self.size[0]} x {self.size[1]}, not "
+                                f"{' x '.join(map(str, shape))}.") from why
+            made = type(self)(whole, self.name, self.mean, self.std, self.precision, self.labels)
+            made.label, made.modules_names = self.label, self.modules_names
+            self._sizes[key] = made
+        return self._sizes[key]
+
+    def class_name(self, number: int) -> str:
+        """The name of a class, "class 3" where the network brings none."""
+        return self.labels[number] if self.labels else f"class {number}"
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Logits [N, classes] -> softmax; of a single logit the sigmoid."""
+    return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
+
+
+def probability(logits: Tensor, classes: Tensor, target: Target | None = None) -> Tensor:
+    """The probability of the classes [N], or what `target` makes of the logits: [N]."""
+    return class_or_target(probabilities(logits) if target is None else logits, classes, target)
+
+
+class Explained(nn.Module):
+    """A tail whose outputs are its logits [N, classes], or what `target` makes of them in column 0."""
+
+    def __init__(self, tail: nn.Module, target: Target | None) -> None:
+        super().__init__()
+        self.tail, self.target = tail, target
+
+    def forward(self, u: Tensor) -> Tensor:
+        logits = self.tail(u)
+        return logits if self.target is None else self.target(logits)[:, None]
+
+
+def class_or_target(logits: Tensor, classes: Tensor, target: Target | None) -> Tensor:
+    """f_y: the logits [N, classes] of the classes [N], or what `target` makes of the logits: [N]."""
+    return logits.gather(1, classes[:, None])[:, 0] if target is None else target(logits)
+
+
+def modules_in_order(whole: Snapshot) -> list[nn.Module]:
+    """The network's modules in the order in which their calls end."""
+    ran: list[nn.Module] = []
+    with ONE_AT_A_TIME, torch.no_grad(), Hooked({part: lambda module, *_: ran.append(module) for part in whole.network.modules()}):
+        whole(whole.probe[:1])
+    return ran
+
+
+def ends_without_head(classes: int, ran: list[nn.Module]) -> bool:
+    """Whether no layer behind the features makes classes of them (`fc` is Identity, `num_classes=0`).
+
+    The last layer with weights, norms aside, has as many outputs as there are classes, and no norm behind it.
+    """
+    leaves = [part for part in ran if not any(True for _ in part.children())]
+    sizes = {part: [p.shape for p in part.parameters(recurse=False)] for part in ran}
+    weighted = [part for part in leaves if sizes[part]]
+    norms = [part for part in weighted if all(len(shape) == 1 for shape in sizes[part])]
+    last = next((part for part in reversed(weighted) if part not in norms), None)
+    if any(classes in shape[:2] for part in ran if part not in leaves for shape in sizes[part] if len(shape) > 1):
+        return False                            # a matrix of the network's own
+    if last is None or not any(classes in shape[:2] for shape in sizes[last]):
+        return bool(weighted)
+    return weighted[-1] in norms or isinstance(last, nn.Conv2d) and isinstance(leaves[-1], nn.Identity)

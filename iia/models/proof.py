@@ -1,0 +1,36 @@
+"""Every shortcut is compared with the network itself, on random pictures, before it is taken."""
+
+import torch
+from torch import Tensor
+
+
+def probe_pictures(shape: tuple[int, int, int], like: Tensor) -> Tensor:
+    """Two random pictures [2, C, H, W], always the same, of the dtype and on the device of `like`.
+
+    They have coarse and fine parts, as photographs have, so that deep layers answer differently to each.
+    """
+    generator = torch.Generator().manual_seed(0)
+    channels, height, width = shape
+    coarse = torch.nn.functional.interpolate(torch.randn(2, channels, 4, 4, generator=generator), size=(height, width),
+                                             mode="bilinear")
+    fine = torch.randn(2, channels, height, width, generator=generator)
+    return (coarse + 0.5 * fine).to(like.device, like.dtype if like.is_floating_point() else torch.float32)
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """max |found − wanted| / max |wanted|; infinite where shapes differ or a value is not finite in one alone."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    if not wanted.numel() or torch.equal(found.to(wanted.dtype), wanted):
+        return 0.0
+    ratio = (found.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1e-30)
+    return float(ratio) if torch.isfinite(ratio) else float("inf")
+
+
+TOLERANCE = 1e-4                 # of a shortcut, relative to the largest value
+
+
+def same(found: Tensor, wanted: Tensor) -> bool:
+    """Whether a shortcut reproduces what the network computes."""
+    tolerance = 1e-9 if wanted.dtype == torch.float64 else TOLERANCE
+    return difference(found, wanted) <= tolerance
