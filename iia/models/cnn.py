@@ -65,7 +65,7 @@ class CNN(Model):
             raise UserError(f"{whole.name} attends over tokens that have no grid of their own behind {self._stages[-1].name}, where "
                             "a map would say nothing of it.")
         self.quick = self._proven(lambda: quick_copy(whole, whole.probe)) or whole
-        self.half = half_copy(self.quick) if precision == "bf16" else None
+        self.in_bf16 = half_copy(self.quick) if precision == "bf16" else None
         self._segments: dict[tuple, nn.Module] = {}
         self._traces: dict[tuple, dict] = {}
         self._at_zero: dict[tuple, Tensor] = {}
@@ -174,7 +174,7 @@ class CNN(Model):
         Raises:
             UserError: no way to take it apart reproduces the network.
         """
-        key = network is self.quick, network is self.half, start, stop, self.device, self.dtype
+        key = network is self.quick, network is self.in_bf16, start, stop, self.device, self.dtype
         if key not in self._segments:
             self._segments[key] = self._make_segment(network, start, stop)
         return self._segments[key]
@@ -182,11 +182,11 @@ class CNN(Model):
     def _make_segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> nn.Module:
         first, last = self.layer(start), None if stop is None else self.layer(stop)
         probe = self.whole.probe.to(self.device, self.dtype)
-        if network is self.half:
+        if network is self.in_bf16:
             probe = probe.to(torch.bfloat16)
         wrapped = OneByOne if isinstance(self.whole, OneByOne) else lambda segment: segment
         inner, truth = (network.whole, self.whole.whole) if isinstance(self.whole, OneByOne) else (network, self.whole)
-        ways = [(way, one) for one in dict.fromkeys([inner, truth]) for way in (GraphSegment, HookSegment)]
+        ways = [(way, one) for one in dict.fromkeys([inner] if network is self.in_bf16 else [inner, truth]) for way in (GraphSegment, HookSegment)]
         with torch.no_grad():
             plain = self.whole.probe.to(self.device, self.dtype)
             u = (wrapped(HookSegment(truth, None, first))(plain) if first else plain).to(probe.dtype)
@@ -205,7 +205,7 @@ class CNN(Model):
                     u = kept
                     continue
                 u = kept
-                if difference(found, wanted) <= (5e-2 if network is self.half else TOLERANCE):
+                if difference(found, wanted) <= (5e-2 if network is self.in_bf16 else TOLERANCE):
                     return wrapped(made)
         raise UserError(f"{self.name} cannot be cut at {first.name if first else last.name}: what follows does not depend on "
                         "this layer alone. Give another layer.")
@@ -214,10 +214,10 @@ class CNN(Model):
         """Run from one cut to another without a gradient: [N, C, h, w] -> [N, C', h', w']."""
         if start == stop:
             return x
-        half = self.half is not None and x.dtype != torch.float64
+        half = self.in_bf16 is not None and x.dtype != torch.float64
         with torch.no_grad():
             u = channels_last(x.to(torch.bfloat16) if half else x)
-            return self.segment(self.half if half else self.quick, start, stop)(u).to(x.dtype)
+            return self.segment(self.in_bf16 if half else self.quick, start, stop)(u).to(x.dtype)
 
     def features(self, x: Tensor, cut: Cut) -> Tensor:
         """Pictures [N, C, H, W] -> their representation at layer `cut`, [N, C', h, w]."""

@@ -7,7 +7,7 @@ from torch import nn
 
 import iia
 from iia.models.cnn import CNN
-from iia.models.names import build
+from iia.models.names import ALIASES, build
 
 from ..conftest import random_weights
 
@@ -64,11 +64,12 @@ def test_the_users_network_is_left_as_it_was(vgg, pictures):
     assert torch.equal(vgg(pictures), logits)
 
 
-def test_weights_are_shared_and_frozen():
+def test_weights_are_a_frozen_snapshot():
     net = tv.resnet18()
-    model = CNN(net)
+    model = iia.wrap(net, image_size=64)
     assert not any(p.requires_grad for p in model.parameters())
-    assert model.network.fc.weight.data_ptr() == net.fc.weight.data_ptr()
+    assert torch.equal(model.network.fc.weight, net.fc.weight)
+    assert model.network.fc.weight.data_ptr() != net.fc.weight.data_ptr()
 
 
 @pytest.mark.parametrize("layer", [0, 9, -1, "first", 2.0, True])
@@ -77,9 +78,9 @@ def test_a_cut_beyond_the_network(layer):
         iia.wrap(tv.resnet18(), name="resnet18").cut(layer)
 
 
-def test_a_network_of_no_known_family():
-    with pytest.raises(iia.UserError, match="SqueezeNet of torchvision is no CNN that is known how to cut; known are ResNet of torchvision"):
-        iia.wrap(tv.squeezenet1_1())
+def test_a_network_without_a_grid_of_cells():
+    with pytest.raises(iia.UserError, match="Sequential has no layer with a grid of cells"):
+        iia.wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), image_size=8, in_chans=3)
 
 
 def test_bf16_is_close_to_fp32():
