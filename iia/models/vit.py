@@ -1,14 +1,11 @@
 """A transformer over patches whose attention can be recorded and replaced (METHOD.md, section 6)."""
 
-import contextlib
-
 import torch
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .attention import AnyPass, NotAViT, Passed, Recorder, find
-from .cut import Left
+from .attention import AnyPass, NotAViT, Passed, Recorder, find, tokens_into
 from .fast_cpu import linear, with_token_linears
 from .model import Model
 from .proof import same
@@ -157,20 +154,8 @@ class RowPass:
         return self.head(at.kept), at.recorded
 
     def embed(self, x: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] -> the tokens that enter block 0, [B, N, D]: the network runs until it comes there."""
-        found: list[Tensor] = []
-
-        def leave(block: nn.Module, inputs: tuple) -> None:
-            found.append(inputs[0])
-            raise Left
-
-        with ONE_AT_A_TIME, contextlib.suppress(Left):
-            hook = self.whole.network.blocks[0].register_forward_pre_hook(leave)
-            try:
-                self.whole(x)
-            finally:
-                hook.remove()
-        return found[0]
+        """Pictures [B, C, H, W] -> the tokens that enter block 0, [B, N, D]."""
+        return tokens_into(self.whole, self.whole.network.blocks[0], x)
 
     def head(self, tokens: Tensor) -> Tensor:
         """The last block's tokens, at least those that are read [B, >= read, D] -> logits [B, classes]."""
