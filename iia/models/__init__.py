@@ -6,7 +6,7 @@ from torch import nn
 
 from ..datasets.pictures import for_channels
 from ..errors import UserError, check_choice
-from .cnn import CNN
+from .cnn import CNN, OnlyAttention
 from .model import Model
 from .snapshot import take, unwrapped
 from .vit import NotAViT, ViT
@@ -52,8 +52,8 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
     except NotAViT as why:
         try:
             model = CNN(whole, name or "cnn", mean, std, precision, labels)
-        except UserError as also:
-            raise (UserError(f"{str(also).rstrip('.')} ({why}).") if "attends" in str(also) else also) from why
+        except OnlyAttention as also:
+            raise UserError(f"{also} ({why}).") from why
     if labels is not None and len(labels) != model.classes:
         raise UserError(f"{len(labels)} labels were given, but {model.name} has {model.classes} classes.")
     model.modules_names = weakref.WeakKeyDictionary({module: name for name, module in original.named_modules()})

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .cut import GraphSegment, HookSegment, Layer, NoGraph, find_layers, stages
 from .model import Model, Target, class_or_target
-from .proof import probe_pictures, same, TOLERANCE, difference
+from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures, same
 from .quick import half_copy, quick_copy
-from .snapshot import OneByOne, Snapshot
+from .snapshot import ONE_AT_A_TIME, OneByOne, Snapshot
 
 Cut = int | str          # a stage's number (0: the picture), or the dotted name of a layer that is no stage's end
 LARGE = 224              # pixels, where a layer that is one cell for small pictures shows whether it has more
@@ -41,6 +41,10 @@ class Shared:
         return value
 
 
+class OnlyAttention(UserError):
+    """The network's layers with a grid of cells all lie before its attention: it is a vision transformer."""
+
+
 class CNN(Model):
     """A network that is explained at one of its layers.
 
@@ -60,14 +64,16 @@ class CNN(Model):
             raise UserError(f"{whole.name} has no layer with a grid of cells through which everything passes; there is no "
                             "place in the picture to explain.")
         behind = self.ran[self.ran.index(self.network.get_submodule(self._stages[-1].name)):]
-        attention = {part for part in self.ran if "attn" in (kind := type(part).__name__.lower()) or "attention" in kind}
+        attention = {part for part in self.ran
+                     if "attn" in (kind := type(part).__name__.lower()) or "attention" in kind}
         if len(attention) > 1 and attention <= set(behind):
-            raise UserError(f"{whole.name} attends over tokens that have no grid of their own behind {self._stages[-1].name}, where "
-                            "a map would say nothing of it.")
+            raise OnlyAttention(f"{whole.name} attends over tokens that have no grid of their own behind "
+                                f"{self._stages[-1].name}, where a map would say nothing of it")
         self.quick = self._proven(lambda: quick_copy(whole, whole.probe)) or whole
         self.in_bf16 = half_copy(self.quick) if precision == "bf16" else None
         self._segments: dict[tuple, nn.Module] = {}
         self._traces: dict[tuple, dict] = {}
+        self._values: dict[tuple, Tensor] = {}
         self._at_zero: dict[tuple, Tensor] = {}
         self.shared = Shared()
         tail = self.segment(self.quick, self.cut_of(self._stages[-1]), None)
@@ -181,34 +187,35 @@ class CNN(Model):
 
     def _make_segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> nn.Module:
         first, last = self.layer(start), None if stop is None else self.layer(stop)
-        probe = self.whole.probe.to(self.device, self.dtype)
-        if network is self.in_bf16:
-            probe = probe.to(torch.bfloat16)
-        wrapped = OneByOne if isinstance(self.whole, OneByOne) else lambda segment: segment
-        inner, truth = (network.whole, self.whole.whole) if isinstance(self.whole, OneByOne) else (network, self.whole)
-        ways = [(way, one) for one in dict.fromkeys([inner] if network is self.in_bf16 else [inner, truth]) for way in (GraphSegment, HookSegment)]
-        with torch.no_grad():
-            plain = self.whole.probe.to(self.device, self.dtype)
-            u = (wrapped(HookSegment(truth, None, first))(plain) if first else plain).to(probe.dtype)
-            wanted = wrapped(HookSegment(truth, None, last))(plain)
-            for way, one in ways:                               # a folded copy has other layers between its ends
-                kept = u.clone()
-                traces = self._traces.setdefault((id(one), self.device, self.dtype), {})
-                v = u.to(next(p.dtype for p in one.parameters() if p.is_floating_point()))
+        half, alone = network is self.in_bf16, isinstance(self.whole, OneByOne)
+        inner, truth = (network.whole, self.whole.whole) if alone else (network, self.whole)
+        u, wanted = self._value(start), self._value(stop)
+        u = u.to(torch.bfloat16) if half else u
+        for one in [inner] if half else dict.fromkeys([inner, truth]):      # a folded copy has other layers inside
+            for way in (self._by_graph, HookSegment):
                 try:
-                    made = way(one, first, last, traces)
-                    found = wrapped(made)(v)
-                    if not torch.equal(v, kept.to(v.dtype)):    # it writes to what it reads
-                        made.careful, v = True, kept.to(v.dtype)
-                        found = wrapped(made)(v)
-                except (NoGraph, RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError):
-                    u = kept
-                    continue
-                u = kept
-                if difference(found, wanted) <= (5e-2 if network is self.in_bf16 else TOLERANCE):
-                    return wrapped(made)
-        raise UserError(f"{self.name} cannot be cut at {first.name if first else last.name}: what follows does not depend on "
-                        "this layer alone. Give another layer.")
+                    made = way(one, first, last)
+                    made = OneByOne(made) if alone else made
+                    if difference(run_carefully(made, u), wanted) <= (HALF_TOLERANCE if half else TOLERANCE):
+                        return made
+                except (NoGraph, RuntimeError, TypeError, ValueError, LookupError, AttributeError):
+                    pass                        # what is traced may not run, what runs may not come to the layer
+        raise UserError(f"{self.name} cannot be cut at {(first or last).name}: what follows does not depend on this layer "
+                        "alone. Give another layer.")
+
+    @torch.no_grad()
+    def _value(self, cut: Cut | None) -> Tensor:
+        """What the network itself has at a cut for the probe, [2, C, h, w] (None: its logits)."""
+        key = cut, self.device, self.dtype
+        if key not in self._values:
+            probe = self.whole.probe.to(self.device, self.dtype)
+            alone = isinstance(self.whole, OneByOne)
+            run = HookSegment(self.whole.whole if alone else self.whole, None, None if cut is None else self.layer(cut))
+            self._values[key] = probe if cut == 0 else (OneByOne(run) if alone else run)(probe)
+        return self._values[key]
+
+    def _by_graph(self, one: Snapshot, first: Layer | None, last: Layer | None) -> GraphSegment:
+        return GraphSegment(one, first, last, self._traces.setdefault((id(one), self.device, self.dtype), {}))
 
     def stages(self, start: Cut, stop: Cut, x: Tensor) -> Tensor:
         """Run from one cut to another without a gradient: [N, C, h, w] -> [N, C', h', w']."""
@@ -247,7 +254,8 @@ class CNN(Model):
             return nn.Sequential(*to_norm, self.segment(network, last, None))
         return nn.Sequential(self.segment(network, cut, None))
 
-    def score(self, cut: Cut, definition: str = "paper", target: Target | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    def score(self, cut: Cut, definition: str = "paper",
+              target: Target | None = None) -> Callable[[Tensor, Tensor], Tensor]:
         """f behind layer `cut`: (representations [N, C, h, w], classes [N]) -> f_y [N].
 
         Of a last linear layer only the classes' own rows are computed, if that gives the same.
@@ -268,8 +276,7 @@ class CNN(Model):
                 return f if last.bias is None else f + last.bias[y]
 
             with torch.no_grad():
-                probe = self.whole.probe.to(self.device, self.dtype)
-                u = self.segment(self.quick, 0, cut)(probe) if cut else probe
+                u = self._value(cut)
                 y = torch.arange(len(u), device=u.device) % self.classes
                 right = parts and same(rows(u, y), tail(u).gather(1, y[:, None])[:, 0])
             self._segments[key] = rows if right else None
@@ -277,7 +284,19 @@ class CNN(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [N, C, H, W] -> logits [N, classes], the network's own."""
-        return self.quick(channels_last(x))
+        with ONE_AT_A_TIME:                    # another thread may trace the very modules
+            return self.quick(channels_last(x))
+
+
+@torch.no_grad()
+def run_carefully(segment: nn.Module, u: Tensor) -> Tensor:
+    """What a segment makes of u; one that writes to what it reads is given copies from now on."""
+    v = u.clone()
+    found = segment(v)
+    if torch.equal(v, u):
+        return found
+    getattr(segment, "whole", segment).careful = True
+    return segment(u)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import UserError
-from .snapshot import ONE_AT_A_TIME, Snapshot
+from .snapshot import ONE_AT_A_TIME, Snapshot, logits_of
 
 LISTS = (nn.Sequential, nn.ModuleList)
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)         # "last" is the layer before them
@@ -64,9 +64,10 @@ def find_layers(whole: Snapshot, x: Tensor) -> list[Layer]:
         return hook
 
     modules = dict(whole.network.named_modules())
-    with ONE_AT_A_TIME, torch.enable_grad(), Hooked({module: note(name) for name, module in modules.items() if name}):
+    hooks = {module: note(name) for name, module in modules.items() if name}
+    with ONE_AT_A_TIME, torch.enable_grad(), Hooked(hooks):
         x = x.detach().clone().requires_grad_()
-        logits = whole(x)
+        logits = logits_of(whole.network(x))       # all rows at once, even where they mix
     try:
         torch.autograd.grad(logits.sum(), x, retain_graph=True)
         nodes = dominators(logits.grad_fn)
@@ -249,17 +250,13 @@ class Tracer(fx.Tracer):
         return output
 
 
-def traced(whole: Snapshot, inside: str) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
-    """The network as a graph, and the node of each module's last call.
-
-    Raises:
-        NoGraph: its forward cannot be traced.
-    """
+def traced(whole: Snapshot, inside: str) -> tuple[fx.GraphModule, dict[str, fx.Node]] | None:
+    """The network as a graph, and the node of each module's last call; None where it cannot be traced."""
     tracer = Tracer(inside)
     try:
         graph = tracer.trace(whole)
-    except Exception as why:                  # whatever a forward does with what is no tensor yet
-        raise NoGraph(str(why)) from why
+    except Exception:                         # whatever a forward does with what is no tensor yet
+        return None
     for name, value in list(vars(whole).items()):
         if isinstance(value, Tensor) and name.startswith("_tensor_constant"):
             delattr(whole, name)
@@ -272,7 +269,8 @@ def between(graph_module: fx.GraphModule, start: fx.Node, stop: fx.Node) -> fx.G
     graph = fx.Graph()
     copies = {start: graph.placeholder("u")}
     for node in graph_module.graph.nodes:
-        if node not in copies and node.op not in ("placeholder", "output") and all(n in copies for n in node.all_input_nodes):
+        computes = node not in copies and node.op not in ("placeholder", "output")
+        if computes and all(needed in copies for needed in node.all_input_nodes):
             copies[node] = graph.node_copy(node, copies.__getitem__)
         if node is stop:
             break
@@ -291,6 +289,8 @@ class GraphSegment(nn.Module):
         for inside in ("", *names):
             if inside not in traces:
                 traces[inside] = traced(whole, inside)
+            if traces[inside] is None:
+                raise NoGraph("the network's forward cannot be traced")
             graph, ends = traces[inside]
             if all(name in ends for name in names):
                 break
@@ -329,7 +329,7 @@ class Left(BaseException):
 class HookSegment(nn.Module):
     """The same for a network that cannot be traced: it runs whole, with u put in place of layer `start`."""
 
-    def __init__(self, whole: Snapshot, start: Layer | None, stop: Layer | None, traces: dict | None = None) -> None:
+    def __init__(self, whole: Snapshot, start: Layer | None, stop: Layer | None) -> None:
         super().__init__()
         self.whole, self.start, self.stop = whole, start, stop
         self.shape = tuple(whole.probe.shape[1:])

@@ -1,6 +1,5 @@
 """What the models of CNNs and of ViTs have in common."""
 
-import copy
 import weakref
 from collections.abc import Callable
 
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .cut import Hooked
-from .proof import probe_pictures
 from .snapshot import ONE_AT_A_TIME, Snapshot
 
 Target = Callable[[Tensor], Tensor]
@@ -58,11 +56,8 @@ class Model(nn.Module):
         if tuple(shape) == tuple(self.whole.probe.shape[1:]):
             return self
         if key not in self._sizes:
-            whole = copy.copy(self.whole)
-            whole.probe = probe_pictures(shape, next(self.parameters()))
             try:
-                with torch.no_grad():
-                    whole.logits = whole(whole.probe)
+                whole = self.whole.sized(shape)
             except Exception as why:           # whatever a network raises for pictures that it does not read
                 raise UserError(f"{self.name} reads pictures of {self.channels} x {self.size[0]} x {self.size[1]}, not "
                                 f"{' x '.join(map(str, shape))}.") from why
@@ -106,7 +101,8 @@ def class_or_target(logits: Tensor, classes: Tensor, target: Target | None) -> T
 def modules_in_order(whole: Snapshot) -> list[nn.Module]:
     """The network's modules in the order in which their calls end."""
     ran: list[nn.Module] = []
-    with ONE_AT_A_TIME, torch.no_grad(), Hooked({part: lambda module, *_: ran.append(module) for part in whole.network.modules()}):
+    hooks = {part: lambda module, *_: ran.append(module) for part in whole.network.modules()}
+    with ONE_AT_A_TIME, torch.no_grad(), Hooked(hooks):
         whole(whole.probe[:1])
     return ran
 
@@ -121,8 +117,9 @@ def ends_without_head(classes: int, ran: list[nn.Module]) -> bool:
     weighted = [part for part in leaves if sizes[part]]
     norms = [part for part in weighted if all(len(shape) == 1 for shape in sizes[part])]
     last = next((part for part in reversed(weighted) if part not in norms), None)
-    if any(classes in shape[:2] for part in ran if part not in leaves for shape in sizes[part] if len(shape) > 1):
-        return False                            # a matrix of the network's own
+    matrices = [shape for part in ran if part not in leaves for shape in sizes[part] if len(shape) > 1]
+    if any(classes in shape[:2] for shape in matrices):
+        return False                            # one of a part that has no last layer as a module
     if last is None or not any(classes in shape[:2] for shape in sizes[last]):
         return bool(weighted)
     return weighted[-1] in norms or isinstance(last, nn.Conv2d) and isinstance(leaves[-1], nn.Identity)

@@ -1,7 +1,11 @@
 """Every shortcut is compared with the network itself, on random pictures, before it is taken."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+TOLERANCE = 1e-4                 # of a shortcut, relative to the largest value
+HALF_TOLERANCE = 5e-2            # where bfloat16 or half is compared with float32
 
 
 def probe_pictures(shape: tuple[int, int, int], like: Tensor) -> Tensor:
@@ -11,8 +15,7 @@ def probe_pictures(shape: tuple[int, int, int], like: Tensor) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     channels, height, width = shape
-    coarse = torch.nn.functional.interpolate(torch.randn(2, channels, 4, 4, generator=generator), size=(height, width),
-                                             mode="bilinear")
+    coarse = F.interpolate(torch.randn(2, channels, 4, 4, generator=generator), size=(height, width), mode="bilinear")
     fine = torch.randn(2, channels, height, width, generator=generator)
     return (coarse + 0.5 * fine).to(like.device, like.dtype if like.is_floating_point() else torch.float32)
 
@@ -26,8 +29,6 @@ def difference(found: Tensor, wanted: Tensor) -> float:
     ratio = (found.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1e-30)
     return float(ratio) if torch.isfinite(ratio) else float("inf")
 
-
-TOLERANCE = 1e-4                 # of a shortcut, relative to the largest value
 
 
 def same(found: Tensor, wanted: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """The network that is explained: a copy of the user's, whole as it was, that is seen to compute the same."""
 
+import contextlib
 import copy
 import functools
 import threading
@@ -11,10 +12,10 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError
-from .proof import difference, probe_pictures
+from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-ONE_AT_A_TIME = threading.RLock()          # wrapping touches the user's network for a moment
+ONE_AT_A_TIME = threading.RLock()          # tracing and hooks would disturb the passes of other threads
 
 
 class Snapshot(nn.Module):
@@ -31,6 +32,14 @@ class Snapshot(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return logits_of(self.network(x))
 
+    @torch.no_grad()
+    def sized(self, shape: tuple[int, int, int]) -> "Snapshot":
+        """The same snapshot with a probe of pictures (C, H, W)."""
+        other = copy.copy(self)
+        other.probe = probe_pictures(shape, next(p for p in self.parameters() if p.is_floating_point()))
+        other.logits = other(other.probe)
+        return other
+
 
 class OneByOne(nn.Module):
     """Runs a network, whose rows would otherwise mix (a batch norm without statistics), a row at a time."""
@@ -38,6 +47,19 @@ class OneByOne(nn.Module):
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
         self.whole = whole
+
+    @classmethod
+    def of(cls, whole: Snapshot) -> "OneByOne":
+        """A snapshot that runs a row at a time."""
+        made = cls(whole)
+        made.network, made.probe, made.name = whole.network, whole.probe, whole.name
+        made.logits = made(made.probe)
+        return made
+
+    @torch.no_grad()
+    def sized(self, shape: tuple[int, int, int]) -> "OneByOne":
+        """As a snapshot's."""
+        return OneByOne.of(self.whole.sized(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.whole(row) for row in x.split(1)])
@@ -85,6 +107,8 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]], says: tuple[int
         for module, kind, key in all_hooks(whole.network):
             hooks[module, kind, key] = getattr(module, kind)[key] = Witness(getattr(module, kind)[key])
         probe, logits = first_pass(whole, shapes, like, says, name)
+        if hooks:
+            run_on_extremes(whole, probe)
         idle = [place for place, witness in hooks.items() if not witness.acts]
         for (module, kind, key), witness in hooks.items():
             getattr(module, kind)[key] = witness.hook
@@ -103,15 +127,12 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]], says: tuple[int
         if logits.ndim != 2 or not logits.is_floating_point():
             raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} pictures, no logits "
                             "[N, classes]; wrap it in a module that returns these.")
-        if not difference(logits, own) <= (0.1 if half else 1e-4):
+        if not difference(logits, own) <= (2 * HALF_TOLERANCE if half else TOLERANCE):
             raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it answers differently "
                             f"each time (by {difference(logits, own):.2g} of its largest logit).")
         whole.probe, whole.logits, whole.name = probe, logits if half else own, name
-        if difference(torch.cat([whole(row) for row in probe.split(1)]), whole.logits) > (1e-2 if half else 1e-4):
-            single = OneByOne(whole)
-            single.network, single.probe, single.name = whole.network, probe, name
-            single.logits = single(probe)
-            return single
+        if difference(OneByOne(whole)(probe), logits) > TOLERANCE:
+            return OneByOne.of(whole)
     return whole
 
 
@@ -132,6 +153,13 @@ def first_pass(whole: Snapshot, shapes: list, like: Tensor, says: tuple[int, int
                     f"it reads{own}, or image_size and in_chans to iia.wrap.") from why
 
 
+def run_on_extremes(whole: Snapshot, probe: Tensor) -> None:
+    """Let hooks that act on some pictures only (a clamp, a guard) show it: on black and on very strong ones."""
+    for strength in (0, 10, -10):
+        with contextlib.suppress(Exception):         # a network need not read them
+            whole(strength * probe)
+
+
 def detached_copy(network: nn.Module) -> nn.Module:
     """A deep copy in eval mode: weights of its own without gradients, hooks with closures of their own.
 
@@ -142,15 +170,17 @@ def detached_copy(network: nn.Module) -> nn.Module:
         for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 values = tensor.detach().clone()
-                memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if isinstance(tensor, nn.Parameter) else values
+                frozen = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if frozen else values
         for kind in HOOKS:
             memo |= {id(hook): hook for hook in getattr(module, kind).values()}
         memo |= {id(getattr(module, kind)): {} for kind in ("_backward_hooks", "_backward_pre_hooks")}
     try:
         copied = copy.deepcopy(network, memo).eval()
     except Exception as why:                # locks, files, generators: whatever a module may hold
-        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {str(why).splitlines()[0][:120]}); "
-                        "take what cannot be copied out of it.") from why
+        said = (str(why).splitlines() or [""])[0][:120]
+        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {said}); take what cannot be "
+                        "copied out of it.") from why
     memo |= {id(module): module for module in copied.modules()}
     for hook_id in [key for key, value in memo.items() if key == id(value) and not isinstance(value, nn.Module)]:
         del memo[hook_id]                   # the hooks, which stood for themselves until now
@@ -160,7 +190,7 @@ def detached_copy(network: nn.Module) -> nn.Module:
             for key in hooks:
                 hooks[key] = own_copy(hooks[key], memo)
         for name, value in vars(module).items():
-            if isinstance(value, (types.FunctionType, types.MethodType)):       # a forward that was put into this one object
+            if isinstance(value, (types.FunctionType, types.MethodType)):       # a forward of this object's own
                 vars(module)[name] = own_copy(value, memo)
     return copied
 

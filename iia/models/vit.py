@@ -41,9 +41,9 @@ class ViT(Model):
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
                  labels: list[str] | None = None) -> None:
-        super().__init__(whole, name, mean, std, precision, labels)
         net = whole.network
         check_explainable(net)
+        super().__init__(whole, name, mean, std, precision, labels)
         self.grid = grid_of(net, self.size)
         self.pools = getattr(net, "global_pool", "token") != "token" or getattr(net, "attn_pool", None) is not None
         self.contributions_at_zero: dict[tuple, Tensor] = {}                       # see iia/vit.py
@@ -68,7 +68,8 @@ class ViT(Model):
                 every = self.attention(self.blocks[-1], before, before.shape[1])
                 first, _ = self.record(x, len(self.blocks) - 2)
                 behind = self.through(self.blocks[-2], first, self.attention(self.blocks[-2], first, first.shape[1]))
-                found = [self.head(self.through(self.blocks[-1], behind, self.attention(self.blocks[-1], behind, self.read(behind)))),
+                own_rows = self.attention(self.blocks[-1], behind, self.read(behind))
+                found = [self.head(self.through(self.blocks[-1], behind, own_rows)),
                          self.network.forward_head(self.network.norm(tokens)),
                          self.head(self.through(self.blocks[-1], before, rows)),
                          self.head(self.through(self.blocks[-1], before, every))]
@@ -92,7 +93,7 @@ class ViT(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [B, C, H, W] -> logits [B, classes], by the network itself."""
-        with self.casting(x):
+        with ONE_AT_A_TIME, self.casting(x):
             return self.whole(x).to(x.dtype)
 
     def casting(self, x: Tensor) -> torch.autocast:
