@@ -7,7 +7,8 @@ Start it again and it goes on where it was; under torchrun --nproc-per-node=2 pr
 from iia import explanation_table, methods, settings
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision or timm
+model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
+                                            # or timm
 operations = ["random", "gae", "iia", "iia-triple", "ablation-image", "ablation-attention"]    # the rows of the table:
                                             # "random" (noise), those that --help lists, <operation>@<definition>
 figures = ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC"]    # the columns; also DEL_rise, INS_rise (225 passes
@@ -18,11 +19,14 @@ definition = "paper"                        # "paper", or "release" for what the
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (pictures x path points, masked pictures) at once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
-weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors), of
-                                            # any number of classes
-labels_file: str | None = None              # the classes' names: one a line, or JSON; None = ImageNet's, or numbers
-image_size: int | str | None = None         # of a picture: a number, or "height,width"; None = the network's own
-in_chans: int | None = None                 # a picture's channels: 1 (grey), 3 or 4; None = those of the weights
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
+                                            # .safetensors), of any number of classes
+labels_file: str | None = None              # the classes' names: one a line, or JSON; None = ImageNet's, or
+                                            # numbers
+image_size: int | str | None = None         # of a picture: a number, or "height,width"; None = the network's
+                                            # own
+in_chans: int | None = None                 # a picture's channels: 1 (grey), 3 or 4; None = those of the
+                                            # weights
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file = "data/pics.txt"                 # lines of <file name> <class number>, or <file name> <class name>

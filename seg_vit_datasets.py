@@ -7,7 +7,8 @@ Started again it goes on where it was; torchrun --nproc-per-node=2 seg_vit_datas
 from iia import methods, segmentation_table, settings
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision or timm
+model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
+                                            # or timm
 chosen_dataset = "coco"                     # "imagenet", "coco", "voc"
 operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, ablation-image,
                                             # ablation-attention, gae, rollout, t-attr
@@ -16,11 +17,14 @@ definition = "paper"                        # "paper", or "release" for what the
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 10                             # pictures x path points through the network at once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
-weights_path: str | None = None             # None for the published weights, or a state dict (.pth, .safetensors), of
-                                            # any number of classes
-labels_file: str | None = None              # the classes' names: one a line, or JSON; None = ImageNet's, or numbers
-image_size: int | str | None = None         # of a picture: a number, or "height,width"; None = the network's own
-in_chans: int | None = None                 # a picture's channels: 1 (grey), 3 or 4; None = those of the weights
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
+                                            # .safetensors), of any number of classes
+labels_file: str | None = None              # the classes' names: one a line, or JSON; None = ImageNet's, or
+                                            # numbers
+image_size: int | str | None = None         # of a picture: a number, or "height,width"; None = the network's
+                                            # own
+in_chans: int | None = None                 # a picture's channels: 1 (grey), 3 or 4; None = those of the
+                                            # weights
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 dataset_root: str | None = None             # None = data (imagenet), data/COCO (coco), data/VOC (voc)
 max_images: int | None = None               # the first so many pictures; None = all

@@ -40,7 +40,8 @@ def main(chosen):
     model, cut = models["fp32"], models["fp32"].cut("last")
     path = torch.cat([x * (i / n) for i in range(1, n + 1)]).contiguous(memory_format=torch.channels_last)
     parts, head = taken_apart(network, model.stage_names)
-    stages = copy.deepcopy(torch.nn.Sequential(*parts, *head)).to(memory_format=torch.channels_last)    # as it is
+    stages = copy.deepcopy(torch.nn.Sequential(*parts, *head)).to(      # as it is
+        memory_format=torch.channels_last)
     stage_path = model.features(x[:1], cut - 1).expand(n + 1 + chosen.pictures * n * (n + 1), -1, -1, -1)
 
     @torch.no_grad()
@@ -73,7 +74,8 @@ def main(chosen):
         row(f"    {operation}: fp32 / bf16", t[operation] / t[f"{operation} bf16"], ">= 2.5", t[operation], t[f"{operation} bf16"])
         print(f"    {operation}: correlation of bf16's maps with fp32's {torch.corrcoef(maps)[0, 1]:.4f} (> 0.99)")
     if chosen.loop_rounds:
-        loops = medians({op: loop(parts, head, x, y, op, n) for op in ("iia", "iia-triple")}, chosen.loop_rounds)
+        loops = medians({op: loop(parts, head, x, y, op, n) for op in ("iia", "iia-triple")},
+                        chosen.loop_rounds)
         row("(c) the loop / IIA2", loops["iia"] / t["iia"], ">= 1.7", loops["iia"], t["iia"])
         row("(c) the loop / IIA3", loops["iia-triple"] / t["iia-triple"], ">= 2.5", loops["iia-triple"], t["iia-triple"])
 
@@ -84,7 +86,8 @@ def row(what, ratio, goal, *seconds):
 
 def taken_apart(network, stage_names):
     """A ResNet's stages, and what follows the last of them."""
-    return [getattr(network, name) for name in stage_names], torch.nn.Sequential(network.avgpool, torch.nn.Flatten(), network.fc)
+    return [getattr(network, name) for name in stage_names], torch.nn.Sequential(
+        network.avgpool, torch.nn.Flatten(), network.fc)
 
 
 def loop(stages, head, x, y, operation, n):

@@ -135,7 +135,8 @@ def markdown(rows: list[dict]) -> str:
     """The counts of each library, the ways that were taken, and what was refused or wrong."""
     kinds = ("explained", "refused", "wrong")
     lines = ["# Which networks are explained", "",
-             f"`benchmarks/networks.py`: random weights, logits to {NEAR:g}, `iia` and `iia-triple` not empty.",
+             f"`benchmarks/networks.py`: random weights, logits to {NEAR:g}, "
+             "`iia` and `iia-triple` not empty.",
              "",
              f"| library | networks | {' | '.join(kinds)} | ways |", "| --- " * 6 + "|"]
     for kind in dict.fromkeys(r["network"].split("/")[0] for r in rows):

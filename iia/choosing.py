@@ -32,7 +32,8 @@ def chosen_vit(chosen: Settings, other_script: str) -> ViT:
     """
     model = load_model(chosen.model_name, **_how(chosen))
     if isinstance(model, CNN):
-        raise UserError(f"{model.name} has no attention over all patches to explain; give it to {other_script}.")
+        raise UserError(f"{model.name} has no attention over all patches to explain; "
+                        f"give it to {other_script}.")
     return model
 
 

@@ -52,7 +52,8 @@ def ablation_attention(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
             last = model.attention(model.blocks[-1], tokens.detach(), model.read(tokens)).requires_grad_()
             score = class_score(model, tokens, last, y[rows], how.target)
             g, = torch.autograd.grad(score, last, retain_graph=True)
-            c = last_block_path(model, tokens, recorded, y[rows], how.steps, (last * g).relu().detach(), how.target)
+            c = last_block_path(model, tokens, recorded, y[rows], how.steps, (last * g).relu().detach(),
+                                how.target)
         maps.append(gradient_rollout(model, c / (how.steps + 1)))
     return torch.cat(maps)
 
@@ -86,7 +87,8 @@ def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, ho
     return torch.stack([found[c] for c in y.tolist()])
 
 
-def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, target: Target | None = None) -> Tensor:
+def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int,
+                    target: Target | None = None) -> Tensor:
     """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths: [P, blocks, N, N]."""
     with model.casting(x), torch.enable_grad():
         tokens, recorded = model.record(x, len(model.blocks) - levels + 1)
@@ -132,11 +134,13 @@ def sum_dtype(tokens: Tensor) -> torch.dtype:
 
 
 def class_score(model: ViT, tokens: Tensor, last: Tensor, y: Tensor, target: Target | None = None) -> Tensor:
-    """Σ f_y (or of the target function) with the last block's attention replaced by `last` [P, heads, read, N]."""
+    """Σ f_y (or of the target function) with the last block's attention replaced by `last`
+    [P, heads, read, N]."""
     return class_or_target(model.head(model.through(model.blocks[-1], tokens, last)), y, target).sum()
 
 
-def plain_run(model: ViT, x: Tensor, y: Tensor, target: Target | None = None) -> tuple[list[Tensor], list[Tensor]]:
+def plain_run(model: ViT, x: Tensor, y: Tensor,
+              target: Target | None = None) -> tuple[list[Tensor], list[Tensor]]:
     """Every block's attention and its gradient, A and G: [P, heads, N, N] each."""
     with model.casting(x), torch.enable_grad():
         tokens, A = model.record(x, len(model.blocks))
@@ -172,7 +176,7 @@ def read_row(model: ViT, factors: Tensor) -> Tensor:
     It is the class token's; where the head pools the patches, the mean of their rows.
     """
     patches = model.grid[0] * model.grid[1]
-    row = factors[:, -1, -patches:].mean(1, keepdim=True) if model.pools else factors[:, -1, :1]       # [B, 1, N]
+    row = factors[:, -1, -patches:].mean(1, keepdim=True) if model.pools else factors[:, -1, :1]  # [B, 1, N]
     for b in range(factors.shape[1] - 2, -1, -1):
         row = row @ factors[:, b]
     return row[:, 0, -patches:].unflatten(-1, model.grid)

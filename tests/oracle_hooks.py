@@ -1,8 +1,8 @@
 """The method as loops on ANY network: hooks on the user's own network, one picture, one step at a time.
 
-Nothing here knows the fast code, and nothing is copied: the network runs whole, with its own hooks in place, and
-a hook of the oracle, which comes after them, reads a module's output or puts another tensor in its place.
-Formulas: METHOD.md, sections 3, 6 and 7.
+Nothing here knows the fast code, and nothing is copied: the network runs whole, with its own hooks in place,
+and a hook of the oracle, which comes after them, reads a module's output or puts another tensor in its
+place. Formulas: METHOD.md, sections 3, 6 and 7.
 """
 
 import contextlib
@@ -44,10 +44,11 @@ def evaluating(network: nn.Module):
 # ------------------------------------------------------------------------------------------------ CNN
 
 class Layer:
-    """A module's output as the layer of a network. `to_grid`: from it to [B, C, h, w] where it is not that already;
-    its channels come last then (NHWC, or tokens [B, N, C])."""
+    """A module's output as the layer of a network. `to_grid`: from it to [B, C, h, w] where it is not that
+    already; its channels come last then (NHWC, or tokens [B, N, C])."""
 
-    def __init__(self, network: nn.Module, name: str, to_grid: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, network: nn.Module, name: str,
+                 to_grid: Callable[[Tensor], Tensor] | None = None) -> None:
         self.network, self.module = network, network.get_submodule(name)
         self.to_grid = to_grid or (lambda u: u)
         self.channels = -1 if to_grid else 1
@@ -55,7 +56,8 @@ class Layer:
     def read(self, x: Tensor, put: "tuple[Layer, Tensor] | None" = None) -> Tensor:
         """u: the output for the picture x, in a pass where another layer may have been replaced."""
         seen = []
-        hook = self.module.register_forward_hook(lambda module, inputs, output: seen.append(first(output).clone()))
+        hook = self.module.register_forward_hook(
+            lambda module, inputs, output: seen.append(first(output).clone()))
         with torch.no_grad(), contextlib.ExitStack() as stack:
             stack.callback(hook.remove)
             if put:
@@ -88,10 +90,11 @@ def first(output):
     return output[0] if isinstance(output, tuple) else output
 
 
-def raw_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, layer: str, before: str | None = None,
-            to_grid: Callable[[Tensor], Tensor] | None = None, before_to_grid: Callable[[Tensor], Tensor] | None = None
-            ) -> Tensor:
-    """The raw map [h, w] of one picture x [1, C, H, W] at the module `layer`; IIA3's layer before is `before`."""
+def raw_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, layer: str,
+            before: str | None = None, to_grid: Callable[[Tensor], Tensor] | None = None,
+            before_to_grid: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """The raw map [h, w] of one picture x [1, C, H, W] at the module `layer`; IIA3's layer before is
+    `before`."""
     at, total = Layer(network, layer, to_grid), 0
 
     def level(u):                                    # Σ_j over the layer's path
@@ -131,7 +134,8 @@ def finished(raw: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return (whole - whole.min()) / (whole.max() - whole.min())
 
 
-def grid_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, layer: str, **places) -> Tensor:
+def grid_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, layer: str,
+             **places) -> Tensor:
     """The finished map [H, W] of a picture x [1, C, H, W]; see `raw_map`."""
     return finished(raw_map(operation, network, x, y, n, layer, **places), tuple(x.shape[-2:]), "bicubic")
 
@@ -141,8 +145,8 @@ def grid_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, l
 class Attention:
     """Keeps each attention matrix of a pass, in order, and puts others in the place of some.
 
-    torch's fused attention stands in for its own matrices: while the block runs, it is written out instead, so the
-    user's network itself runs, whatever library it is of.
+    torch's fused attention stands in for its own matrices: while the block runs, it is written out instead,
+    so the user's network itself runs, whatever library it is of.
     """
 
     def __init__(self, replaced: dict[int, Tensor] | None = None) -> None:
@@ -163,13 +167,15 @@ def attention(network: nn.Module, x: Tensor, y: Target, replaced: dict[int, Tens
     """One picture x [1, C, H, W] -> (A, G): each block's attention and ∂f_y/∂A, [heads, N, N]."""
     kept = Attention(replaced)
     with torch.enable_grad(), mock.patch.object(F, "scaled_dot_product_attention", kept):
-        x = x.detach().clone().requires_grad_()          # keeps torch's own ViT from its shortcut without gradients
+        x = x.detach().clone().requires_grad_()          # keeps torch's own ViT from its shortcut without
+                                                         # gradients
         G = torch.autograd.grad(value_of(logits_of(network, x), y), kept.A)
     return [a.detach()[0] for a in kept.A], [g[0] for g in G]
 
 
 def rollout(C: list[Tensor], normalise: bool, prefix: int, pooled: bool) -> Tensor:
-    """Π_b rownorm(C_b + I): the class token's row, or the mean of the patches' rows where they are pooled: [patches]."""
+    """Π_b rownorm(C_b + I): the class token's row, or the mean of the patches' rows where they are pooled:
+    [patches]."""
     eye = torch.eye(C[0].shape[-1], dtype=C[0].dtype)
     R = eye
     for c in C:
@@ -178,9 +184,10 @@ def rollout(C: list[Tensor], normalise: bool, prefix: int, pooled: bool) -> Tens
     return (R[prefix:].mean(0) if pooled else R[0])[prefix:]
 
 
-def vit_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, grid: tuple[int, int], prefix: int = 1,
-            pooled: bool = False) -> Tensor:
-    """The finished map [H, W] of a picture x [1, C, H, W]; `prefix`: how many tokens come before the patches."""
+def vit_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, grid: tuple[int, int],
+            prefix: int = 1, pooled: bool = False) -> Tensor:
+    """The finished map [H, W] of a picture x [1, C, H, W]; `prefix`: how many tokens come before the
+    patches."""
     sums, count = [], 0
 
     def add(A, G):

@@ -56,7 +56,8 @@ def test_what_cannot_be_used_is_named_and_counted(folder):
     (folder / "pics.txt").write_text("absent.png 1\nchelsea.png feline\nbroken.png 2\nchelsea.png 285\n")
     done = run("cnn_saliency_map_generator.py", folder, *COMMON, "--model_name=efficientnet_lite0", "--operations=iia-ablation-ac")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    for said in ("pics.txt:1: pictures/absent.png is missing", "pics.txt:2: class 'feline'", "pics.txt:3: pictures/broken.png cannot be decoded"):
+    for said in ("pics.txt:1: pictures/absent.png is missing", "pics.txt:2: class 'feline'",
+                 "pics.txt:3: pictures/broken.png cannot be decoded"):
         assert said in done.stderr
     assert "1 panels" in done.stdout and "3 skipped" in done.stdout
 
@@ -117,17 +118,20 @@ def in_process(script, folder, monkeypatch, *flags):
 def fine_tuned(folder, name="test_resnet", **how):
     """The flags of a fine-tuned network of three classes whose weights lie in the folder."""
     torch.save(build(name, num_classes=3, **how)[0].state_dict(), folder / "mine.pth")
-    return f"--model_name={name}", "--weights_path=mine.pth", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1"
+    return (f"--model_name={name}", "--weights_path=mine.pth", "--operations=iia-ablation-ac",
+            "--INTERPOLATION_STEPS=1")
 
 
 def test_a_fine_tuned_network_with_names_size_and_channels(folder, monkeypatch, capsys):
     (folder / "names.txt").write_text("cat\nspace rocket\ncup\n")
-    (folder / "pics.txt").write_text("chelsea.png 0\nrocket.jpg space rocket\ncoffee.png 12\ncoffee.png mug\n")
+    (folder / "pics.txt").write_text(
+        "chelsea.png 0\nrocket.jpg space rocket\ncoffee.png 12\ncoffee.png mug\n")
     flags = fine_tuned(folder, in_chans=1)
     flags += "--labels_file=names.txt", "--image_size=64,96", "--save_heatmaps_masks"
     assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *flags) == 1
     error = capsys.readouterr().err
-    assert "pics.txt:3: class 12 is not in 0..2" in error and "pics.txt:4: class 'mug' is not a number and no class's name" in error
+    assert ("pics.txt:3: class 12 is not in 0..2" in error
+            and "pics.txt:4: class 'mug' is not a number and no class's name" in error)
     assert {path.name for path in (folder / "qualitive_results").glob("*.png")} == {
         "test_resnet_cat_chelsea.png", "test_resnet_space_rocket_rocket.png"}
     assert np.load(folder / "heatmaps/chelsea_iia-ablation-ac_test_resnet.npy").shape == (64, 96)
@@ -145,14 +149,15 @@ def test_classes_without_names_are_numbered(folder, monkeypatch):
 def test_explanation_tests_of_other_sizes_and_channels(channels, folder, monkeypatch):
     (folder / "pics.txt").write_text("chelsea.png 2\n")
     flags = fine_tuned(folder, in_chans=channels)
-    assert in_process("explanation_tests_cnn.py", folder, monkeypatch, *flags, "--image_size=64,96", "--num_workers=0",
-                      "--figures=POS,ADP,AIC,DEL_rise,INS_rise") == 0
+    assert in_process("explanation_tests_cnn.py", folder, monkeypatch, *flags, "--image_size=64,96",
+                      "--num_workers=0", "--figures=POS,ADP,AIC,DEL_rise,INS_rise") == 0
     summary = next((folder / "explanation_results").glob("*/summary.json"))
     assert len(json.loads(summary.read_text())["axes"]["DEL_rise"]) == -(-64 * 96 // 224) + 1
 
 
-@pytest.mark.parametrize("flag, said", [("--labels_file=absent.txt", "absent.txt"), ("--image_size=big", "height,width"),
-                                        ("--labels_file=pics.txt", "2 labels were given, but test_resnet has 3 classes")])
+@pytest.mark.parametrize("flag, said", [
+    ("--labels_file=absent.txt", "absent.txt"), ("--image_size=big", "height,width"),
+    ("--labels_file=pics.txt", "2 labels were given, but test_resnet has 3 classes")])
 def test_wrong_labels_and_sizes_are_one_sentence(flag, said, folder, monkeypatch, capsys):
     assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *fine_tuned(folder), flag) == 2
     assert said in capsys.readouterr().err
@@ -163,6 +168,7 @@ def test_wrong_labels_and_sizes_are_one_sentence(flag, said, folder, monkeypatch
     ("vit_saliency_map_generator.py", "test_resnet", "cnn_saliency_map_generator.py"),
     ("explanation_tests_cnn.py", "test_vit", "explanation_tests_vit.py"),
     ("explanation_tests_vit.py", "test_resnet", "explanation_tests_cnn.py")])
-def test_each_script_names_the_other_for_networks_that_it_does_not_explain(script, name, other, folder, monkeypatch, capsys):
+def test_each_script_names_the_other_for_networks_that_it_does_not_explain(
+        script, name, other, folder, monkeypatch, capsys):
     assert in_process(script, folder, monkeypatch, f"--model_name={name}", "--allow_random_weights") == 2
     assert f"give it to {other}" in capsys.readouterr().err

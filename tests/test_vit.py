@@ -106,10 +106,12 @@ def test_networks_that_cannot_be_explained(changes, message):
         iia.wrap(toy_vit(**changes))
 
 
-@pytest.mark.parametrize("changes", [{"class_token": False, "global_pool": "avg"}, {"global_pool": "avg"}, {"global_pool": "map"},
-                                     {"img_size": (16, 32)}, {"img_size": (16, 32), "class_token": False, "global_pool": "avg"}])
+@pytest.mark.parametrize("changes", [{"class_token": False, "global_pool": "avg"}, {"global_pool": "avg"},
+                                     {"global_pool": "map"}, {"img_size": (16, 32)},
+                                     {"img_size": (16, 32), "class_token": False, "global_pool": "avg"}])
 def test_pooled_tokens_and_pictures_that_are_not_square(changes):
-    """Gradient attention by hooks on the user's own network, a picture at a time; rollout starts at what is read."""
+    """Gradient attention by hooks on the user's own network, a picture at a time; rollout starts at what is
+    read."""
     net = toy_vit(**changes).double()
     size = changes.get("img_size", (16, 16))
     x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -119,7 +121,8 @@ def test_pooled_tokens_and_pictures_that_are_not_square(changes):
         A, handles = [], []
         for block in net.blocks:
             block.attn.fused_attn = False
-            handles.append(block.attn.attn_drop.register_forward_hook(lambda m, i, o: (o.retain_grad(), A.append(o))[0]))
+            handles.append(block.attn.attn_drop.register_forward_hook(
+                lambda m, i, o: (o.retain_grad(), A.append(o))[0]))
         net(x[b:b + 1])[0, y].backward()
         for handle in handles:
             handle.remove()

@@ -22,5 +22,6 @@ def read_labels(path: str | Path) -> list[str]:
             names = [names[str(number)] for number in range(len(names))]
         return [str(name) for name in list(names)]
     except (OSError, ValueError, KeyError, TypeError) as why:
-        raise UserError(f"labels_file {str(path)!r} cannot be read as names of classes ({type(why).__name__}: {why}): give "
-                        'a name a line, or JSON as ["cat", ...], {"0": "cat", ...} or {"cat": 0, ...}.') from why
+        raise UserError(f"labels_file {str(path)!r} cannot be read as names of classes "
+                        f"({type(why).__name__}: {why}): give a name a line, or JSON as "
+                        '["cat", ...], {"0": "cat", ...} or {"cat": 0, ...}.') from why

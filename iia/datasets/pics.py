@@ -59,8 +59,8 @@ def read_pics(pics_file: str | Path, images_dir: str | Path, classes: int = 1000
 
 
 def read_line(text: str, classes: int, labels: Sequence[str]) -> tuple[str, int]:
-    """A line's file name and class. What looks like a number is one; of labels, which may have spaces too, the longest
-    that ends the line counts, whether large or small letters.
+    """A line's file name and class. What looks like a number is one; of labels, which may have spaces too,
+    the longest that ends the line counts, whether large or small letters.
 
     Raises:
         ValueError: what is wrong with the line.
@@ -76,7 +76,8 @@ def read_line(text: str, classes: int, labels: Sequence[str]) -> tuple[str, int]
         name = text[space.end():].casefold()
         found = [number for number, label in enumerate(labels) if label.casefold() == name]
         if len(found) > 1:
-            raise ValueError(f"{text[space.end():]!r} is the name of classes {', '.join(map(str, found))}; give a number")
+            raise ValueError(f"{text[space.end():]!r} is the name of classes {', '.join(map(str, found))}; "
+                             "give a number")
         if found:
             return text[:space.start()], found[0]
     either = " and no class's name" if labels else ""

@@ -25,8 +25,8 @@ def mode_of(channels: int) -> str:
         UserError: picture files have no so many.
     """
     if channels not in MODES:
-        raise UserError(f"the network reads pictures of {channels} channels, but picture files have 1, 3 or 4; "
-                        "give it tensors of your own instead (iia.explain).")
+        raise UserError(f"the network reads pictures of {channels} channels, but picture files have "
+                        "1, 3 or 4; give it tensors of your own instead (iia.explain).")
     return MODES[channels]
 
 
@@ -69,7 +69,8 @@ def parse_size(image_size: Size | str | None) -> tuple[int, int] | None:
         parts = str(image_size).split(",") if isinstance(image_size, (str, int)) else image_size
         height, width = [int(side) for side in parts] * (2 if len(parts) == 1 else 1)
     except (TypeError, ValueError) as why:
-        raise UserError(f"image_size {image_size!r} is no size; give a number, or height,width as in 192,256.") from why
+        raise UserError(f"image_size {image_size!r} is no size; "
+                        "give a number, or height,width as in 192,256.") from why
     if min(height, width) < 1:
         raise UserError(f"image_size is {height} x {width}; give sides of at least 1.")
     return height, width
@@ -88,7 +89,8 @@ def denormalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """A normalisation of three channels for another number of them: one has their mean, a fourth has it too."""
+    """A normalisation of three channels for another number of them: one has their mean, a fourth has it
+    too."""
     values, mean = tuple(values), sum(values) / len(values)
     return (mean,) * channels if channels < len(values) else values + (mean,) * (channels - len(values))
 
@@ -97,7 +99,8 @@ def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
     """Picture files (or one) -> [B, C, H, W], normalised as `model` wants them and on its device.
 
     Raises:
-        UserError: no path, a picture that is missing or cannot be decoded, or a network of other than 1, 3 or 4 channels.
+        UserError: no path, a picture that is missing or cannot be decoded, or a network of other than 1, 3 or
+            4 channels.
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]

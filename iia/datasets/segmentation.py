@@ -28,8 +28,8 @@ class SegmentationDataset(Dataset):
     so that it can be handed to reading processes.
 
     Args:
-        mean, std: the normalisation that the network wants, a number for each channel; None leaves the pictures in
-            [0, 1], RGB.
+        mean, std: the normalisation that the network wants, a number for each channel; None leaves the
+            pictures in [0, 1], RGB.
         size: the size to which picture and mask are squashed.
 
     Raises:

@@ -56,10 +56,12 @@ PAPER = ("POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC")
 
 
 def axes(figures: Sequence[str], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Where the points of each figure's curve lie, for maps of this (height, width); figures without a curve are left out."""
+    """Where the points of each figure's curve lie, for maps of this (height, width); figures without a curve
+    are left out."""
     points = dict.fromkeys(perturbation.READ, np.array(perturbation.FRACTIONS))
     points |= dict.fromkeys(information.READ, np.linspace(0, 1, information.POINTS // EVERY + 1))
-    points |= dict.fromkeys(("DEL_rise", "INS_rise"), np.linspace(0, 1, len(perturbation.rise_counts(size[0] * size[1]))))
+    points |= dict.fromkeys(("DEL_rise", "INS_rise"),
+                            np.linspace(0, 1, len(perturbation.rise_counts(size[0] * size[1]))))
     return {name: points[name] for name in figures if name in points}
 
 

@@ -31,7 +31,8 @@ READ = {"AIC": TOP1, "SIC": SOFTMAX}
 class Ends:
     """Where the curves of a batch begin, at the blurred pictures, and end, at the untouched ones.
 
-    pixels: the pictures, uint8 [B, H, W, C]. kept: the pixels that every blurred picture keeps, bool [B, H, W].
+    pixels: the pictures, uint8 [B, H, W, C].
+    kept: the pixels that every blurred picture keeps, bool [B, H, W].
     blurred_size, size: bytes as WebP, float64 [B]. blurred, untouched: answers, [B, 2] as `ask`.
     """
     pixels: np.ndarray
@@ -185,7 +186,8 @@ def with_corners(mask: np.ndarray) -> np.ndarray:
 def webp_size(picture: np.ndarray) -> int:
     """Bytes of the picture, uint8 [H, W, C], as a lossless WebP."""
     file = io.BytesIO()
-    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(file, format="webp", lossless=True, quality=100)
+    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(
+        file, format="webp", lossless=True, quality=100)
     return file.tell()
 
 

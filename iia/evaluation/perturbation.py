@@ -103,5 +103,6 @@ def rise_blur(pictures: Tensor) -> Tensor:
     """
     point = torch.zeros(RISE_KERNEL, RISE_KERNEL, dtype=torch.float64)
     point[RISE_KERNEL // 2, RISE_KERNEL // 2] = 1
-    kernel = pictures.new_tensor(gaussian_filter(point.numpy(), RISE_SIGMA)).expand(pictures.shape[1], 1, -1, -1)
+    kernel = pictures.new_tensor(gaussian_filter(point.numpy(), RISE_SIGMA)).expand(
+        pictures.shape[1], 1, -1, -1)
     return F.conv2d(pictures, kernel, padding=RISE_KERNEL // 2, groups=pictures.shape[1])

@@ -50,7 +50,8 @@ class Operation:
 
     explain: (model, x [B, 3, H, W], y [B], how) -> raw maps [B, h, w].
     source: the paper, or what it is. cost: network passes for a picture; n is the number of steps.
-    released: the function under `definition = "release"` where that differs. of_layer: whether it explains a layer.
+    released: the function under `definition = "release"` where that differs.
+    of_layer: whether it explains a layer.
     """
     explain: Method
     source: str
@@ -92,11 +93,14 @@ CNN_OPERATIONS: dict[str, Operation] = {
 
     # The whole network; the maps are as large as the picture.
     "fullgrad": Operation(Adapter("grad-cam", "gradcam_family.fullgrad"), "Srinivas & Fleuret, NeurIPS 2019",
-                          "1 forward and backward, then a resize for every channel of every layer", of_layer=False),
+                          "1 forward and backward, then a resize for every channel of every layer",
+                          of_layer=False),
     "ig": Operation(Adapter("captum", "captum_methods.ig"),
-                    "Sundararajan et al., ICML 2017: 25 steps from 0, softmax, grey", "25 forward and backward", of_layer=False),
+                    "Sundararajan et al., ICML 2017: 25 steps from 0, softmax, grey",
+                    "25 forward and backward", of_layer=False),
     "blurig": Operation(Adapter("saliency", "saliency_methods.blurig"),
-                        "Xu et al., CVPR 2020: 100 steps up to σ = 50, softmax, grey", "100 forward and backward", of_layer=False),
+                        "Xu et al., CVPR 2020: 100 steps up to σ = 50, softmax, grey",
+                        "100 forward and backward", of_layer=False),
     "guidedig": Operation(Adapter("saliency", "saliency_methods.guidedig"),
                           "Kapishnikov et al., CVPR 2021: 25 steps from 0, fraction 0.5, softmax, grey",
                           "25 forward and backward, one row at a time", of_layer=False),

@@ -35,15 +35,15 @@ RULES = library.SUPPORTED_NON_LINEAR | dict.fromkeys(ELEMENT_WISE, library.nonli
 
 
 def ig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
-    """Integrated Gradients of the softmax probability (or of the target function), from the picture 0 (normalised;
-    "black"), in grey.
+    """Integrated Gradients of the softmax probability (or of the target function), from the picture 0
+    (normalised; "black"), in grey.
 
     25 steps as in the release, by captum's default quadrature (Gauss-Legendre). The maps
     are as large as the picture.
     """
     method = IntegratedGradients(lambda pictures, classes: probability(model(pictures), classes, how.target))
-    return torch.cat([grey(method.attribute(x[rows], baselines=0, additional_forward_args=y[rows], n_steps=IG_STEPS,
-                                            internal_batch_size=how.batch_size))
+    return torch.cat([grey(method.attribute(x[rows], baselines=0, additional_forward_args=y[rows],
+                                            n_steps=IG_STEPS, internal_batch_size=how.batch_size))
                       for rows in chunks(len(x), how.batch_size)])
 
 

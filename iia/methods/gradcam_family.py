@@ -81,7 +81,8 @@ class ZeroedChannel(AblationLayer):
 def at_layer(kind: type[BaseCAM], model: CNN, x: Tensor, y: Tensor, how: How, **settings) -> Tensor:
     """The library's maps at the layer how.layer, [B, h, w]; see the top of this file."""
     layer = nn.Identity()
-    layer.device = nn.Parameter(torch.empty(0, device=x.device), requires_grad=False)     # a tail may have no weights to ask
+    layer.device = nn.Parameter(torch.empty(0, device=x.device),      # a tail may have no weights to ask
+                                requires_grad=False)
     with closing(kind(nn.Sequential(layer, model.tail(how.layer)), [layer], **settings)) as cam:
         return torch.cat([maps(cam, model.features(x[rows], how.layer), y[rows], how)
                           for rows in chunks(len(x), how.batch_size)])
@@ -89,7 +90,8 @@ def at_layer(kind: type[BaseCAM], model: CNN, x: Tensor, y: Tensor, how: How, **
 
 def maps(cam: BaseCAM, inputs: Tensor, y: Tensor, how: How) -> Tensor:
     """What the library makes of inputs [B, C, h, w]: maps [B, h, w] in [0, 1]."""
-    explained = [lambda logits, own=own: class_or_target(logits[None], own, how.target)[0] for own in y.split(1)]
+    explained = [lambda logits, own=own: class_or_target(logits[None], own, how.target)[0]
+                 for own in y.split(1)]
     with torch.enable_grad():
         found = cam(inputs.detach().requires_grad_(), explained)
     return torch.from_numpy(found).to(inputs)

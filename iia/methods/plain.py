@@ -30,8 +30,8 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 
 
 def plain_copy(network: nn.Module) -> nn.Module:
-    """A copy that shares the weights, in which nothing is in place, timm's norms are plain ones, and activations
-    that a traced forward calls as functions are modules."""
+    """A copy that shares the weights, in which nothing is in place, timm's norms are plain ones, and
+    activations that a traced forward calls as functions are modules."""
     network = frozen_copy(network)
     for module in list(network.modules()):
         if hasattr(module, "inplace"):
@@ -41,18 +41,22 @@ def plain_copy(network: nn.Module) -> nn.Module:
     return swapped(network, {m: unfused(m) for m in network.modules() if isinstance(m, BatchNormAct2d)})
 
 
-ACTIVATIONS = {F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU, F.relu6: nn.ReLU6,
-               F.gelu: nn.GELU, F.silu: nn.SiLU, F.hardswish: nn.Hardswish, F.mish: nn.Mish, torch.sigmoid: nn.Sigmoid,
-               "sigmoid": nn.Sigmoid, torch.tanh: nn.Tanh, "tanh": nn.Tanh}
+ACTIVATIONS = {F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU,
+               F.relu6: nn.ReLU6, F.gelu: nn.GELU, F.silu: nn.SiLU, F.hardswish: nn.Hardswish,
+               F.mish: nn.Mish, torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid, torch.tanh: nn.Tanh,
+               "tanh": nn.Tanh}
 
 
 def functions_to_modules(traced: fx.GraphModule) -> None:
-    """Make a module of every activation that the graph calls as a function, in place: hooks see modules only."""
+    """Make a module of every activation that the graph calls as a function, in place: hooks see modules
+    only."""
     for number, node in enumerate(list(traced.graph.nodes)):
         settings = {name: value for name, value in node.kwargs.items() if name != "inplace"}
-        if node.op in ("call_function", "call_method") and node.target in ACTIVATIONS and len(node.all_input_nodes) == 1:
+        if (node.op in ("call_function", "call_method") and node.target in ACTIVATIONS
+                and len(node.all_input_nodes) == 1):
             traced.add_module(f"activation{number}", ACTIVATIONS[node.target](**settings))
-            node.op, node.target, node.args, node.kwargs = "call_module", f"activation{number}", node.args[:1], {}
+            node.op, node.target, node.args, node.kwargs = (
+                "call_module", f"activation{number}", node.args[:1], {})
     traced.recompile()
 
 

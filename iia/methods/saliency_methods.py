@@ -32,7 +32,8 @@ def guidedig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     A step begins where the one before it ended, so that the network sees one row at a time.
     """
     with replaced(library, "np", OlderNumPy()):
-        return each_picture(GuidedIG().GetMask, model, x, y, how.target, x_steps=25, fraction=0.5, max_dist=1.0)
+        return each_picture(GuidedIG().GetMask, model, x, y, how.target, x_steps=25, fraction=0.5,
+                            max_dist=1.0)
 
 
 def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tensor, explained: Target | None,
@@ -51,7 +52,8 @@ def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tens
     return grey(torch.stack(masks)).to(x)
 
 
-def gradients(model: CNN, like: Tensor, target: Tensor, explained: Target | None = None) -> Callable[..., dict]:
+def gradients(model: CNN, like: Tensor, target: Tensor,
+              explained: Target | None = None) -> Callable[..., dict]:
     """The callback that the library asks for: pictures [N, H, W, 3] -> ∂softmax_y/∂pictures, as NumPy arrays."""
 
     def call(pictures: np.ndarray, call_model_args=None, expected_keys=None) -> dict:

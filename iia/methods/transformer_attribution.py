@@ -26,8 +26,8 @@ def t_attr(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     x [B, 3, H, W] -> [B, grid, grid]. In the release the final LayerNorm has eps 1e-5.
     """
     if how.target is not None or model.pools or not model.by_rows:
-        raise UserError("t-attr follows a class back through plain linear layers to the class token; give classes, or another "
-                        "operation for this network.")
+        raise UserError("t-attr follows a class back through plain linear layers to the class token; "
+                        "give classes, or another operation for this network.")
     eps = 1e-5 if how.definition == "release" else None
     maps = []
     for rows in chunks(len(x), how.batch_size):
@@ -99,7 +99,8 @@ class BlockPass:
 def head_relevance(model: ViT, tokens: Tensor, y: Tensor, eps: float | None) -> Tensor:
     """The relevance of the last block's output tokens: what the head reads of them has it all."""
     net, norm = model.network, model.network.norm
-    read = F.layer_norm(tokens[:, :model.read(tokens)], norm.normalized_shape, norm.weight, norm.bias, eps or norm.eps) \
+    read = F.layer_norm(tokens[:, :model.read(tokens)], norm.normalized_shape, norm.weight, norm.bias,
+                        eps or norm.eps) \
         if isinstance(norm, nn.LayerNorm) else norm(tokens[:, :model.read(tokens)])
     heads = [net.head] if model.read(tokens) == 1 else [net.head, net.head_dist]
     read = net.fc_norm(read)

@@ -9,7 +9,8 @@ from torchvision import transforms
 import iia
 from iia.datasets.photographs import NAMES, photograph, put_in_place
 from iia.datasets.pics import read_pics
-from iia.datasets.pictures import PictureError, denormalise, for_channels, normalise, open_picture, parse_size, squash
+from iia.datasets.pictures import (PictureError, denormalise, for_channels, normalise, open_picture,
+                                   parse_size, squash)
 from iia.errors import UserError
 from iia.generator import without_twins
 
@@ -36,17 +37,19 @@ def test_a_bad_line_is_named_and_stops_no_other(line, said, tmp_path):
 LABELS = ["cat", "Egyptian cat", "crane", "bird", "crane", "7"]
 
 
-@pytest.mark.parametrize("line, wanted", [("a.png 1", 1), ("a.png cat", 0), ("a.png Egyptian cat", 1), ("a b.png  egyptian CAT", 1),
-                                          ("my Egyptian.png cat", 0), ("a.png 5", 5)])
+@pytest.mark.parametrize("line, wanted", [("a.png 1", 1), ("a.png cat", 0), ("a.png Egyptian cat", 1),
+                                          ("a b.png  egyptian CAT", 1), ("my Egyptian.png cat", 0),
+                                          ("a.png 5", 5)])
 def test_classes_may_be_named(line, wanted, tmp_path):
     (tmp_path / "pics.txt").write_text(line + "\n")
     (pic,), problems = read_pics(tmp_path / "pics.txt", ".", 6, LABELS)
     assert pic.target == wanted and pic.path.suffix == ".png" and problems == []
 
 
-@pytest.mark.parametrize("line, said", [("a.png 6", "class 6 is not in 0..5"), ("a.png 7", "class 7 is not in 0..5"),
-                                        ("a.png dog", "class 'dog' is not a number and no class's name"),
-                                        ("a.png crane", "'crane' is the name of classes 2, 4; give a number")])
+@pytest.mark.parametrize("line, said", [
+    ("a.png 6", "class 6 is not in 0..5"), ("a.png 7", "class 7 is not in 0..5"),
+    ("a.png dog", "class 'dog' is not a number and no class's name"),
+    ("a.png crane", "'crane' is the name of classes 2, 4; give a number")])
 def test_classes_that_are_not_the_networks(line, said, tmp_path):
     (tmp_path / "pics.txt").write_text(line + "\n")
     pics, (problem,) = read_pics(tmp_path / "pics.txt", ".", 6, LABELS[:-1] + ["bat"])
@@ -84,7 +87,8 @@ def test_pictures_of_another_size_and_number_of_channels(channels, mode):
     path = photograph("chelsea.png")
     raw = squash(open_picture(path, channels), (20, 30))
     assert raw.shape == (channels, 20, 30)
-    wanted = transforms.Compose([transforms.Resize((20, 30)), transforms.ToTensor()])(Image.open(path).convert(mode))
+    wanted = transforms.Compose([transforms.Resize((20, 30)), transforms.ToTensor()])(
+        Image.open(path).convert(mode))
     assert torch.equal(raw, wanted)
 
 
@@ -93,8 +97,9 @@ def test_a_number_of_channels_that_no_picture_has():
         open_picture(photograph("chelsea.png"), 2)
 
 
-@pytest.mark.parametrize("given, wanted", [(None, None), (200, (200, 200)), ("200", (200, 200)), ("192,256", (192, 256)),
-                                           ("192, 256", (192, 256)), ((192, 256), (192, 256)), ([64], (64, 64))])
+@pytest.mark.parametrize("given, wanted", [(None, None), (200, (200, 200)), ("200", (200, 200)),
+                                           ("192,256", (192, 256)), ("192, 256", (192, 256)),
+                                           ((192, 256), (192, 256)), ([64], (64, 64))])
 def test_sizes_from_the_setting(given, wanted):
     assert parse_size(given) == wanted
 
@@ -105,7 +110,8 @@ def test_sizes_that_are_none(given):
         parse_size(given)
 
 
-@pytest.mark.parametrize("values, channels, wanted", [((1, 2, 6), 3, (1, 2, 6)), ((1, 2, 6), 1, (3,)), ((1, 2, 6), 4, (1, 2, 6, 3))])
+@pytest.mark.parametrize("values, channels, wanted", [((1, 2, 6), 3, (1, 2, 6)), ((1, 2, 6), 1, (3,)),
+                                                      ((1, 2, 6), 4, (1, 2, 6, 3))])
 def test_a_normalisation_for_another_number_of_channels(values, channels, wanted):
     assert for_channels(values, channels) == wanted
 

@@ -41,9 +41,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def picture(size: int | tuple = 64, channels: int = 3, seed: int = 1, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def picture(size: int | tuple = 64, channels: int = 3, seed: int = 1,
+            dtype: torch.dtype = torch.float64) -> torch.Tensor:
     height, width = (size, size) if isinstance(size, int) else size
-    return torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(seed),
+                       dtype=torch.float64).to(dtype)
 
 
 def resnet(kind: type = tv.ResNet, depths: tuple = (1, 1, 1, 1), classes: int = 7) -> tv.ResNet:
@@ -64,16 +66,20 @@ def weights_like(module: nn.Module, seed: int = 3) -> nn.Module:
     return random_weights(module, seed).double()
 
 
-def check(network: nn.Module, x: torch.Tensor, y, layer="layer4", module: str | None = None, before: str | None = BEFORE,
-          operations=("iia", "iia-triple", "gradcam"), places: dict | None = None, tolerance: float = 1e-6) -> torch.Tensor:
-    """The maps of `network` at `layer` are the oracle's at its module of that name; the oracle's map of the first."""
+def check(network: nn.Module, x: torch.Tensor, y, layer="layer4", module: str | None = None,
+          before: str | None = BEFORE, operations=("iia", "iia-triple", "gradcam"),
+          places: dict | None = None, tolerance: float = 1e-6) -> torch.Tensor:
+    """The maps of `network` at `layer` are the oracle's at its module of that name; the oracle's map of the
+    first."""
     found = {}
     for name in operations:
-        y, wanted = first_that_says(y, lambda y: grid_map(name, network, x, y, 2, module or layer, before=before, **(places or {})))
+        y, wanted = first_that_says(y, lambda y: grid_map(name, network, x, y, 2, module or layer,
+                                                          before=before, **(places or {})))
         classes, target = (None, y) if callable(y) else (y, None)
         maps = iia.explain(network, x, classes, name, layer=layer, steps=2, target=target)
         near = tolerance if x.dtype == torch.float64 and name != "gradcam" else 1e-4
-        torch.testing.assert_close(maps[0], wanted, rtol=0, atol=near, check_dtype=False, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(maps[0], wanted, rtol=0, atol=near, check_dtype=False,
+                                   msg=lambda m: f"{name}: {m}")
         found[name] = wanted
     return found[operations[0]]
 
@@ -86,13 +92,15 @@ def first_that_says(y, wanted) -> tuple:
     raise AssertionError("no class has a map: a test of nothing")
 
 
-def check_vit(network: nn.Module, x: torch.Tensor, y, grid: tuple, operations=("iia", "gae"), **how) -> torch.Tensor:
+def check_vit(network: nn.Module, x: torch.Tensor, y, grid: tuple, operations=("iia", "gae"),
+              **how) -> torch.Tensor:
     classes, target = (None, y) if callable(y) else (y, None)
     near = 1e-6 if x.dtype == torch.float64 else 1e-4
     for name in operations:
         wanted = vit_map(name, network, x, y, 2, grid, **how)
         maps = iia.explain(network, x, classes, name, steps=2, target=target)
-        torch.testing.assert_close(maps[0], wanted, rtol=0, atol=near, check_dtype=False, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(maps[0], wanted, rtol=0, atol=near, check_dtype=False,
+                                   msg=lambda m: f"{name}: {m}")
     return wanted
 
 
@@ -116,12 +124,13 @@ def test_the_two_oracles_are_the_same():
         wanted = finished(oracles.vit_map(name, "paper", vit, x, 3, 2), (16, 16), "bilinear")
         torch.testing.assert_close(vit_map(name, vit, x, 3, 2, (4, 4)), wanted, rtol=0, atol=1e-12)
     for name in ("iia", "iia-triple"):
-        wanted = oracles.cnn_map(name, "paper", list(vgg.features), lambda u: vgg.classifier(vgg.avgpool(u).flatten(1)), x, 3, 5, 2)
+        wanted = oracles.cnn_map(name, "paper", list(vgg.features),
+                                 lambda u: vgg.classifier(vgg.avgpool(u).flatten(1)), x, 3, 5, 2)
         torch.testing.assert_close(grid_map(name, vgg, x, 3, 2, "features.4", before="features.3"),
                                    finished(wanted, (16, 16), "bicubic"), rtol=0, atol=1e-12)
 
 
-# ------------------------------------------------------------------------------- networks that look like others
+# ----------------------------------------------------------------------------- networks that look like others
 
 class WeightStandardised(nn.Conv2d):
     def forward(self, x):
@@ -158,7 +167,8 @@ class ReadTwice(BasicBlock):
 class LoRALinear(nn.Linear):
     def __init__(self, base: nn.Linear) -> None:
         super().__init__(base.in_features, base.out_features)
-        self.down, self.up = nn.Parameter(torch.zeros(3, base.in_features)), nn.Parameter(torch.zeros(base.out_features, 3))
+        self.down, self.up = (nn.Parameter(torch.zeros(3, base.in_features)),
+                              nn.Parameter(torch.zeros(base.out_features, 3)))
 
     def forward(self, x):
         return super().forward(x) + x @ self.down.T @ self.up.T
@@ -208,7 +218,8 @@ def without_statistics(path):
 
 CHANGES = {
     "pre-hook on the root": hook("", lambda m, inputs: ((inputs[0] - 0.3) / 0.6,), pre=True),
-    "pre-hook with keywords": hook("", lambda m, inputs, named: (((inputs[0] - 0.3) / 0.6,), named), pre=True, with_kwargs=True),
+    "pre-hook with keywords": hook("", lambda m, inputs, named: (((inputs[0] - 0.3) / 0.6,), named),
+                                   pre=True, with_kwargs=True),
     "pre-hook on a block": hook("layer2.0", lambda m, inputs: inputs[0].roll(1, 1), pre=True),
     "hook on the root": hook("", lambda m, inputs, logits: (logits * 0.05).sin() + logits.roll(1, 1) ** 2),
     "hook on a batch norm": hook("layer4.0.bn1", lambda m, inputs, output: output.tanh() + 0.3),
@@ -217,7 +228,8 @@ CHANGES = {
     "hook on a container": hook("layer3", lambda m, inputs, output: output.flip(1).sqrt()),
     "hook on the layer": hook("layer4", lambda m, inputs, output: output.sqrt() * output.roll(1, 1)),
     "hook on the head": hook("fc", lambda m, inputs, output: output.roll(2, 1).sin()),
-    "weight standardisation before a batch norm": swap("layer3.0.conv2", lambda c: Standardised.of(c, WeightStandardised)),
+    "weight standardisation before a batch norm": swap("layer3.0.conv2",
+                                                       lambda c: Standardised.of(c, WeightStandardised)),
     "weight standardisation at the start": swap("conv1", lambda c: Standardised.of(c, WeightStandardised)),
     "timm's StdConv2d": swap("layer4.0.conv1", lambda c: Standardised.of(c, StdConv2d)),
     "lists conv, bn and calls bn, conv": swap("layer1.0", lambda block: weights_like(NormFirst(8, 8))),
@@ -251,11 +263,13 @@ def test_the_map_is_of_the_network_as_it_runs(change):
 
 @pytest.mark.parametrize("pictures_at_once", [1, 2])
 def test_a_batch_norm_of_the_batch_itself(pictures_at_once):
-    """track_running_stats=False: a picture's logits hang on the others of its batch, so a refusal is right too."""
+    """track_running_stats=False: a picture's logits hang on the others of its batch, so a refusal is right
+    too."""
     network, x = resnet(), picture()
     without_statistics("layer3.0.bn1")(network)
     try:
-        found = iia.explain(network, x.expand(pictures_at_once, -1, -1, -1), 3, layer="layer4", steps=2, batch_size=1)
+        found = iia.explain(network, x.expand(pictures_at_once, -1, -1, -1), 3, layer="layer4", steps=2,
+                            batch_size=1)
     except iia.UserError as why:
         assert "\n" not in str(why)
     else:
@@ -328,7 +342,8 @@ def lora(network: nn.Module, part: str):
     """The network in peft's wrapper, unmerged, and a merged copy of it."""
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
-    adapted = peft.get_peft_model(network, peft.LoraConfig(target_modules=[part], r=4, lora_alpha=16, init_lora_weights=False))
+    adapted = peft.get_peft_model(network, peft.LoraConfig(target_modules=[part], r=4, lora_alpha=16,
+                                                           init_lora_weights=False))
     adapted = adapted.double().eval()
     return adapted, copy.deepcopy(adapted).merge_and_unload().eval()
 
@@ -340,7 +355,8 @@ def test_peft_on_the_head():
     assert differ(wanted, grid_map("iia", plain, x, 3, 2, "layer4"))
     for network in (adapted, adapted.base_model.model):               # in its wrapper, and the network itself
         for name in ("iia", "gradcam"):
-            torch.testing.assert_close(iia.explain(network, x, 3, name, steps=2), iia.explain(merged, x, 3, name, steps=2),
+            torch.testing.assert_close(iia.explain(network, x, 3, name, steps=2),
+                                       iia.explain(merged, x, 3, name, steps=2),
                                        rtol=0, atol=1e-4 if name == "gradcam" else 1e-6)
 
 
@@ -352,7 +368,8 @@ def test_peft_on_a_vits_qkv():
         with refused("t-attr"):                  # its rules read the weights of plain layers
             iia.explain(network, x, 3, "t-attr")
         for name in ("iia", "iia-triple", "gae", "rollout", "ablation-attention"):
-            torch.testing.assert_close(iia.explain(network, x, 3, name, steps=2), iia.explain(merged, x, 3, name, steps=2),
+            torch.testing.assert_close(iia.explain(network, x, 3, name, steps=2),
+                                       iia.explain(merged, x, 3, name, steps=2),
                                        rtol=0, atol=1e-4)
 
 
@@ -379,7 +396,8 @@ VIT_CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", [pytest.param(change, marks=NOT_YET) if change in ("hook on the root", "hook on a block")
+@pytest.mark.parametrize("change", [pytest.param(change, marks=NOT_YET)
+                                    if change in ("hook on the root", "hook on a block")
                                     else change for change in VIT_CHANGES])
 def test_the_vits_map_is_of_the_network_as_it_runs(change):
     network, x = toy_vit().double(), picture(16)
@@ -390,8 +408,9 @@ def test_the_vits_map_is_of_the_network_as_it_runs(change):
 
 @pytest.mark.parametrize("settings, how", [
     (dict(global_pool="avg", fc_norm=True), dict(pooled=True)), (dict(img_size=(16, 24)), dict(grid=(4, 6))),
-    (dict(class_token=False, global_pool="avg"), dict(pooled=True, prefix=0)), (dict(reg_tokens=2), dict(prefix=3)),
-    (dict(qk_norm=True, init_values=0.7), {}), (dict(pre_norm=True, final_norm=False), {}), (dict(in_chans=1), {}),
+    (dict(class_token=False, global_pool="avg"), dict(pooled=True, prefix=0)),
+    (dict(reg_tokens=2), dict(prefix=3)), (dict(qk_norm=True, init_values=0.7), {}),
+    (dict(pre_norm=True, final_norm=False), {}), (dict(in_chans=1), {}),
 ])
 def test_kinds_of_vits(settings, how):
     grid = how.get("grid", (4, 4))
@@ -410,7 +429,8 @@ def test_torchvisions_vit():
 
 def data_writes(net):
     for weight in net.parameters():
-        weight.data.add_(0.05 * torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(5)))
+        weight.data.add_(0.05 * torch.randn(weight.shape, dtype=weight.dtype,
+                                            generator=torch.Generator().manual_seed(5)))
 
 
 def vector(net):
@@ -440,7 +460,8 @@ def replaced_module(net):
     net.layer4 = resnet(depths=(1, 1, 1, 2)).layer4
 
 
-@pytest.mark.parametrize("write", [data_writes, vector, assigned, replaced_parameters, buffers, replaced_module])
+@pytest.mark.parametrize("write", [data_writes, vector, assigned, replaced_parameters, buffers,
+                                   replaced_module])
 @pytest.mark.parametrize("kind", ["plain", "hooked", "patched"])
 def test_what_wrap_returned_is_a_snapshot(write, kind):
     network, x = resnet(), picture()
@@ -470,7 +491,7 @@ def test_a_snapshot_of_a_vit(write):
     check_vit(network, x, 3, (4, 4))
 
 
-# ------------------------------------------------------------------------------------------------- hooks that record
+# ------------------------------------------------------------------------------------------ hooks that record
 
 class Recorder:
     """Keeps what it sees; it may hold a lock, which cannot be copied."""
@@ -499,7 +520,8 @@ def recording(kind: str):
         seen = []
         return (lambda module, inputs, output=None: seen.append(output)), seen
     recorder = Recorder(lock=kind == "lock")
-    return {"object": recorder, "lock": recorder, "method": recorder.method, "partial": partial(Recorder.method, recorder)}[kind], recorder.seen
+    return {"object": recorder, "lock": recorder, "method": recorder.method,
+            "partial": partial(Recorder.method, recorder)}[kind], recorder.seen
 
 
 @pytest.mark.parametrize("pre", [False, True])
@@ -510,7 +532,8 @@ def test_a_recording_hook_is_not_called(kind, pre):
     places = ["", "bn1", "layer2", "layer3.0.conv1", "layer4", "fc"]
     handles = [(m.register_forward_pre_hook if pre else m.register_forward_hook)(function)
                for m in map(network.get_submodule, places)]
-    network(x)                                          # what it keeps hangs in a graph, so a deepcopy of it fails
+    network(x)                                          # what it keeps hangs in a graph, so a deepcopy
+                                                        # of it fails
     count = len(seen)
     assert count == len(places)
     model = iia.wrap(network, image_size=64)
@@ -524,12 +547,14 @@ def test_a_recording_hook_is_not_called(kind, pre):
         handle.remove()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     for name, found in maps.items():
-        torch.testing.assert_close(found[0], grid_map(name, network, x, 3, 2, "layer4", before=BEFORE), rtol=0, atol=1e-4)
+        torch.testing.assert_close(found[0], grid_map(name, network, x, 3, 2, "layer4", before=BEFORE),
+                                   rtol=0, atol=1e-4)
 
 
 def test_a_recording_hook_of_a_vit_and_a_backward_hook_are_not_called():
     network, x, seen = toy_vit().double(), picture(16), []
-    for module in (network, network.blocks[1], network.blocks[3].attn, network.blocks[3].attn.attn_drop, network.norm):
+    for module in (network, network.blocks[1], network.blocks[3].attn, network.blocks[3].attn.attn_drop,
+                   network.norm):
         module.register_forward_hook(lambda module, inputs, output: seen.append(1))
         module.register_forward_pre_hook(lambda module, inputs: seen.append(1))
         module.register_full_backward_hook(lambda module, grads, other: seen.append(1))
@@ -568,7 +593,8 @@ def test_the_network_is_left_as_it_was():
     network.layer1[0].conv1.weight.grad = torch.ones_like(network.layer1[0].conv1.weight)
 
     def state():
-        return [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(vars(m)), getattr(m, "inplace", None))
+        return [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(vars(m)),
+                 getattr(m, "inplace", None))
                 for m in network.modules()]
 
     weights, before = copy.deepcopy(network.state_dict()), state()
@@ -584,7 +610,7 @@ def test_the_network_is_left_as_it_was():
         assert grad is None or torch.equal(weight.grad, grad)
 
 
-# ------------------------------------------------------------------------------------------------- classes and heads
+# ------------------------------------------------------------------------------------------ classes and heads
 
 def with_head(*layers: nn.Module) -> tv.ResNet:
     network = resnet()
@@ -641,14 +667,17 @@ def test_a_target_function():
     probability = iia.explain(network, x, None, "ig", target=lambda logits: logits.softmax(1)[:, 3])
     torch.testing.assert_close(probability, iia.explain(network, x, 3, "ig"), rtol=0, atol=1e-4)
     two = copy.deepcopy(network)
-    two.fc.weight.data[0], two.fc.bias.data[0] = (p.data[3] - p.data[5] for p in (network.fc.weight, network.fc.bias))
+    two.fc.weight.data[0], two.fc.bias.data[0] = (p.data[3] - p.data[5]
+                                                  for p in (network.fc.weight, network.fc.bias))
     for name in ("ig", "x-gradcam", "layercam", "gradcampp", "lift-cam"):
         found = iia.explain(network, x, operation=name, target=spread)
         assert found.max() == 1
-        torch.testing.assert_close(found, iia.explain(two, x, operation=name, target=lambda logits: logits[:, 0]), rtol=0, atol=1e-4)
+        torch.testing.assert_close(found,
+                                   iia.explain(two, x, operation=name, target=lambda logits: logits[:, 0]),
+                                   rtol=0, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------- pictures and dtypes
+# ---------------------------------------------------------------------------------------- pictures and dtypes
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_channels_and_pictures_that_are_not_square(channels):
@@ -683,7 +712,7 @@ def test_half_networks(kind, dtype):
         assert torch.corrcoef(both)[0, 1] > (0.98 if name != "ig" else 0.9), name
 
 
-# ------------------------------------------------------------------------------------------------- wrappers, threads
+# ------------------------------------------------------------------------------------------ wrappers, threads
 
 def test_wrappers_are_looked_through():
     network, x = resnet().float(), picture(dtype=torch.float32)
@@ -691,7 +720,8 @@ def test_wrappers_are_looked_through():
     for wrapper in (nn.DataParallel(network), torch.compile(network, backend="eager"),
                     torch.compile(nn.DataParallel(network), backend="eager")):
         for layer, maps in zip(("last", "layer3", network.layer3), [*wanted, wanted[1]]):
-            torch.testing.assert_close(iia.explain(wrapper, x, 3, "iia", layer=layer, steps=2), maps, rtol=0, atol=1e-6)
+            torch.testing.assert_close(iia.explain(wrapper, x, 3, "iia", layer=layer, steps=2), maps,
+                                       rtol=0, atol=1e-6)
     compiled = resnet().float()
     compiled.compile(backend="eager")                   # in place
     torch.testing.assert_close(iia.explain(compiled, x, 3, "iia", steps=2), wanted[0], rtol=0, atol=1e-6)
@@ -716,7 +746,8 @@ def test_threads_explain_one_network_at_the_same_time(kind, wrapped):
     if kind == "resnet":
         CHANGES["hook on a container"](network)
     model = iia.wrap(network, image_size=size) if wrapped else network
-    work = [(picture(size, seed=seed), seed, name) for seed in range(3) for name in ("iia", "gae" if kind == "vit" else "gradcam")]
+    work = [(picture(size, seed=seed), seed, name)
+            for seed in range(3) for name in ("iia", "gae" if kind == "vit" else "gradcam")]
     alone = [iia.explain(network, x, y, name, steps=2) for x, y, name in work]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda job: iia.explain(model, *job, steps=2), work * 2))
@@ -727,29 +758,32 @@ def test_threads_explain_one_network_at_the_same_time(kind, wrapped):
 # ------------------------------------------------------------------------------------------------- layers
 
 @pytest.mark.parametrize("layer, module", [
-    ("layer3", "layer3"), ("layer3.0", "layer3.0"), ("layer3.-1", "layer3.1"), ("layer3.-2", "layer3.0"), (7, "layer3"),
-    (8, "layer4"), ("last", "layer4"), ("layer4", "layer4"), ("layer4.-1", "layer4.0"), ("maxpool", "maxpool"), (1, "conv1"),
-    ("module", "layer3"), ("module of a container", "layer3.0"),
+    ("layer3", "layer3"), ("layer3.0", "layer3.0"), ("layer3.-1", "layer3.1"), ("layer3.-2", "layer3.0"),
+    (7, "layer3"), (8, "layer4"), ("last", "layer4"), ("layer4", "layer4"), ("layer4.-1", "layer4.0"),
+    ("maxpool", "maxpool"), (1, "conv1"), ("module", "layer3"), ("module of a container", "layer3.0"),
 ])
 def test_layers(layer, module):
     network, x = resnet(depths=(1, 1, 2, 1)), picture()
-    network.maxpool = nn.AvgPool2d(3, 2, 1)             # a maximum's choice on the picture 0 hangs on rounding
+    network.maxpool = nn.AvgPool2d(3, 2, 1)             # a maximum's choice on the picture 0 hangs on
+                                                        # rounding
     layer = network.get_submodule(module) if str(layer).startswith("module") else layer
     check(network, x, 3, layer, module=module, operations=("iia", "gradcam"))
 
 
 @pytest.mark.parametrize("layer, said", [
     ("layer3.0.conv1", r"layer3\.0(?!\.)|layer2"), ("layer3.0.downsample", r"layer3\.0(?!\.)|layer2"),
-    ("layer3.1.bn1", r"layer3\.[01](?!\.)"), ("layer9", "layer9"), ("layer3.7", r"layer3\.7"), ("layer3.-3", r"layer3\.-3"),
-    (0, "0"), (99, "99"), ("fc", "layer4"), ("avgpool", "layer4"), ("stranger", "layer"),
+    ("layer3.1.bn1", r"layer3\.[01](?!\.)"), ("layer9", "layer9"), ("layer3.7", r"layer3\.7"),
+    ("layer3.-3", r"layer3\.-3"), (0, "0"), (99, "99"), ("fc", "layer4"), ("avgpool", "layer4"),
+    ("stranger", "layer"),
 ])
 def test_layers_that_are_none(layer, said):
     network = resnet(depths=(1, 1, 2, 1))
     with refused(said):
-        iia.explain(network, picture(), 3, layer=nn.Conv2d(3, 3, 1) if layer == "stranger" else layer, steps=1)
+        iia.explain(network, picture(), 3, layer=nn.Conv2d(3, 3, 1) if layer == "stranger" else layer,
+                    steps=1)
 
 
-# ------------------------------------------------------------------------------------------------- odd forwards
+# ----------------------------------------------------------------------------------------------- odd forwards
 
 @dataclass
 class Output:
@@ -783,7 +817,8 @@ class RowByRow(tv.ResNet):
 
     def forward(self, x):
         x = torch.stack([row.flip(-1) if row.mean() > 0 else 0.3 * row for row in x])
-        u = self.layer4(self.layer3(self.layer2(self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x))))))))
+        u = self.layer4(self.layer3(self.layer2(self.layer1(
+            self.maxpool(self.relu(self.bn1(self.conv1(x))))))))
         return torch.stack([self.fc(v) if v[0] > v[1] else self.fc(v.roll(1)).sin() for v in u.mean((2, 3))])
 
 
@@ -797,7 +832,8 @@ class Numbers(tv.ResNet):
     def forward(self, x):
         h, w = x.shape[-2:]
         x = x.view(len(x), 3, h, w) * float(self.scale)
-        u = self.layer4(self.layer3(self.layer2(self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x))))))))
+        u = self.layer4(self.layer3(self.layer2(self.layer1(
+            self.maxpool(self.relu(self.bn1(self.conv1(x))))))))
         for turn in range(int(self.scale * 2)):
             u = u.roll(1, 1) + u.sqrt()
         return self.fc(u.sum((2, 3)) * 100 / (h * w))
@@ -851,7 +887,7 @@ def test_a_network_without_a_spatial_layer():
         iia.wrap(random_weights(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))), image_size=16)
 
 
-# ------------------------------------------------------------------------------------------------- timm and transformers
+# -------------------------------------------------------------------------------------- timm and transformers
 
 def nhwc(u):
     return u.permute(0, 3, 1, 2)
@@ -860,13 +896,15 @@ def nhwc(u):
 @pytest.mark.parametrize("name, layer, module, size, places", [
     ("test_resnet", "last", "layer4", 64, {}), ("test_byobnet", "last", "stages.3", 64, {}),
     ("test_convnext", "stages.3", "stages.3", 64, {}), ("test_convnext2", "stages.2", "stages.2", 64, {}),
-    ("test_efficientnet", "conv_head", "conv_head", 64, {}), ("test_efficientnet", "last", "bn2", 64, {}), ("test_efficientnet_gn", "blocks", "blocks", 64, {}),
+    ("test_efficientnet", "conv_head", "conv_head", 64, {}), ("test_efficientnet", "last", "bn2", 64, {}),
+    ("test_efficientnet_gn", "blocks", "blocks", 64, {}),
     ("test_nfnet", "last", "final_act", 64, {}), ("test_mambaout", "last", "stages.3", 64, {"to_grid": nhwc}),
     ("test_maxvit", "last", "norm", 160, {}), ("test_coatnet", "stages.2", "stages.2", 160, {}),
 ])
 def test_timm(name, layer, module, size, places):
     network = random_weights(timm.create_model(name, num_classes=7)).double()
-    check(network, picture(size), 3, layer, module=module, operations=("iia", "gradcam"), places=places, tolerance=1e-5)
+    check(network, picture(size), 3, layer, module=module, operations=("iia", "gradcam"), places=places,
+          tolerance=1e-5)
 
 
 def hugging_face(kind: str, **settings):
@@ -883,10 +921,10 @@ def tokens(u):
 @pytest.mark.parametrize("kind, settings, module, before, places", [
     ("ResNet", dict(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic"),
      "resnet.encoder.stages.3", "resnet.encoder.stages.2", {}),
-    ("ConvNext", dict(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], image_size=64), "convnext.encoder.stages.3",
-     "convnext.encoder.stages.2", {}),
-    ("Swin", dict(embed_dim=12, depths=[1, 2], num_heads=[2, 4], window_size=4, image_size=64), "swin.layernorm", None,
-     {"to_grid": tokens}),
+    ("ConvNext", dict(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], image_size=64),
+     "convnext.encoder.stages.3", "convnext.encoder.stages.2", {}),
+    ("Swin", dict(embed_dim=12, depths=[1, 2], num_heads=[2, 4], window_size=4, image_size=64),
+     "swin.layernorm", None, {"to_grid": tokens}),
 ])
 def test_cnns_of_transformers(kind, settings, module, before, places):
     network = hugging_face(kind, **settings)
@@ -897,11 +935,39 @@ def test_cnns_of_transformers(kind, settings, module, before, places):
 
 
 @NOT_YET
-@pytest.mark.parametrize("kind, settings, prefix", [("ViT", {}, 1), ("DeiT", {}, 2), ("Dinov2", dict(mlp_ratio=2), 1)])
+@pytest.mark.parametrize("kind, settings, prefix", [("ViT", {}, 1), ("DeiT", {}, 2),
+                                                    ("Dinov2", dict(mlp_ratio=2), 1)])
 def test_vits_of_transformers(kind, settings, prefix):
-    network = hugging_face(kind, hidden_size=24, num_hidden_layers=4, num_attention_heads=3, image_size=16, patch_size=4,
-                           **({"intermediate_size": 48} if kind != "Dinov2" else {}), **settings)
+    network = hugging_face(kind, hidden_size=24, num_hidden_layers=4, num_attention_heads=3, image_size=16,
+                           patch_size=4, **({"intermediate_size": 48} if kind != "Dinov2" else {}),
+                           **settings)
     operations = ("iia", "iia-triple", "gae")
-    if kind == "Dinov2":        # reads the class token and the mean of the patches; the class token's row is explained
+    if kind == "Dinov2":        # reads the class token and the mean of the patches; the class token's row is
+                                # explained
         operations = ("iia", "gae")
     check_vit(network, picture(16), 3, (4, 4), operations, prefix=prefix)
+
+
+def test_a_hook_that_acts_on_strong_pictures_only_is_no_recorder():
+    network, x = resnet(), 12 * picture()
+
+    def guard(module, inputs):
+        return (inputs[0].clamp(-6, 6),) if inputs[0].abs().max() > 6 else None
+
+    plain = iia.explain(network, x, 3, steps=2)
+    network.register_forward_pre_hook(guard)
+    wanted = iia.explain(network, x.clamp(-6, 6), 3, "gradcam")
+    torch.testing.assert_close(iia.explain(network, x, 3, "gradcam"), wanted, rtol=0, atol=1e-5)
+    assert differ(iia.explain(network, x, 3, steps=2), plain)
+
+
+def test_rows_that_mix_are_run_one_by_one_at_every_size():
+    network = random_weights(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(),
+                                           nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))).double()
+    model, x = iia.wrap(network, image_size=16), picture(24)
+    for size in (16, 24):
+        pictures = torch.cat([picture(size), 2 * picture(size).flip(3)])
+        found = iia.explain(model, pictures, 3, layer=3, steps=2)
+        alone = torch.cat([iia.explain(network, row, 3, layer=3, steps=2) for row in pictures.split(1)])
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-9)
+        torch.testing.assert_close(model.sized(pictures.shape[1:])(x), network(x))

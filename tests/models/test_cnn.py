@@ -12,8 +12,8 @@ from iia.models.names import ALIASES, build
 from ..conftest import random_weights
 
 
-NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet201", "convnext_base", "vgg16", "vgg19",
-            "efficientnet_lite0")
+NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet201", "convnext_base",
+            "vgg16", "vgg19", "efficientnet_lite0")
 
 
 def built(name: str) -> nn.Module:

@@ -31,18 +31,21 @@ def test_short_names_and_what_is_known_of_them():
     _, lite0 = build("efficientnet_lite0")
     assert lite0.mean == lite0.std == (0.5, 0.5, 0.5) and lite0.image_size == (224, 224)
     _, tagged = build("resnet18.a1_in1k")
-    assert tagged.source.hub == "timm/resnet18.a1_in1k" and tagged.source.names[0] == "resnet18_a1_0-d63eafa0.pth"
+    assert (tagged.source.hub == "timm/resnet18.a1_in1k"
+            and tagged.source.names[0] == "resnet18_a1_0-d63eafa0.pth")
     assert build("vit-tiny")[1].source.address.endswith("/model.safetensors")
 
 
-@pytest.mark.parametrize("name, size", [("efficientnet_b4", 380), ("inception_v3", 299), ("timm/efficientnet_b4", 320),
-                                        ("test_vit", 160)])
+@pytest.mark.parametrize("name, size", [("efficientnet_b4", 380), ("inception_v3", 299),
+                                        ("timm/efficientnet_b4", 320), ("test_vit", 160)])
 def test_pictures_have_the_networks_own_size(name, size):
     assert build(name)[1].image_size == (size, size)
 
 
-@pytest.mark.parametrize("name, near", [("resnet110", "resnet101"), ("resnet18.a1_in1", "resnet18.a1_in1k"), ("vit-basic", "vit-base"),
-                                        ("timm/vit_bass_patch16_224", "vit_base_patch16_224"), ("regnet_y_400mg", "regnet_y_400mf")])
+@pytest.mark.parametrize("name, near", [("resnet110", "resnet101"), ("resnet18.a1_in1", "resnet18.a1_in1k"),
+                                        ("vit-basic", "vit-base"),
+                                        ("timm/vit_bass_patch16_224", "vit_base_patch16_224"),
+                                        ("regnet_y_400mg", "regnet_y_400mf")])
 def test_an_unknown_name_brings_its_nearest(name, near):
     with pytest.raises(iia.UserError, match=f"Did you mean '{near}'.*any name of torchvision or timm"):
         build(name)
@@ -61,7 +64,8 @@ def test_published_files_with_heads_for_training_fit(name, tmp_path):
     assert model.name == name and not any("aux" in part.lower() for part in model.network.state_dict())
 
 
-@pytest.mark.parametrize("name, kind", [("shufflenet_v2_x0_5", CNN), ("squeezenet1_1", CNN), ("test_resnet", CNN), ("test_vit", ViT)])
+@pytest.mark.parametrize("name, kind", [("shufflenet_v2_x0_5", CNN), ("squeezenet1_1", CNN),
+                                        ("test_resnet", CNN), ("test_vit", ViT)])
 def test_a_file_of_other_classes_and_channels_makes_the_network(name, kind, tmp_path):
     network, _ = build(name, num_classes=10, in_chans=1)
     torch.save(network.state_dict(), tmp_path / "mine.pth")

@@ -25,5 +25,6 @@ def test_folded_stages_are_the_stages(name):
         wanted, u = model.segment(model.whole, cut - 1, cut)(u), model.stages(cut - 1, cut, u)
         torch.testing.assert_close(u, wanted, rtol=1e-9, atol=1e-9 * wanted.abs().max().item())
     torch.testing.assert_close(network.state_dict(), weights, rtol=0, atol=0)
-    before, after = (sum(isinstance(part, _BatchNorm) for part in stages.modules()) for stages in (network, model.quick))
+    before, after = (sum(isinstance(part, _BatchNorm) for part in stages.modules())
+                     for stages in (network, model.quick))
     assert after < before

@@ -104,7 +104,8 @@ def test_densenets_names_of_2017(tmp_path):
 
 @pytest.mark.parametrize("spoil, said", [
     (lambda s: s.pop("fc.bias"), r"1 missing \(fc.bias\)"),
-    (lambda s: s.update({"bn1.bias": torch.zeros(7)}), r"1 of another shape \(bn1.bias \(7,\) instead of \(64,\)"),
+    (lambda s: s.update({"bn1.bias": torch.zeros(7)}),
+     r"1 of another shape \(bn1.bias \(7,\) instead of \(64,\)"),
     (lambda s: s.update({"extra": torch.zeros(7)}), r"1 unknown \(extra\)"),
 ])
 def test_loading_is_strict(spoil, said, tmp_path):
