@@ -13,5 +13,5 @@ from .memory import keep_freed_memory
 from .models import wrap
 from .models.loading import load_model
 
-__all__ = ["UserError", "explain", "keep_freed_memory", "load_model", "load_pictures", "operations", "predict", "sharing",
-           "wrap"]
+__all__ = ["UserError", "explain", "keep_freed_memory", "load_model", "load_pictures", "operations",
+           "predict", "sharing", "wrap"]

@@ -39,7 +39,8 @@ def input_path(model: CNN, x: Tensor, cut: Cut, how: How) -> Iterator[tuple[Tens
     yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)
     before = model.before(how.layer)               # the deepest layer that IIA2 and IIA3 have in common
     for place, (points, owner) in enumerate(input_points(x, how.steps, how.batch_size)):
-        u = model.shared.get(x, (before, how.steps, how.batch_size, place), lambda: model.features(points, before))
+        u = model.shared.get(x, (before, how.steps, how.batch_size, place),
+                             lambda: model.features(points, before))
         yield model.stages(before, cut, u), owner
 
 
@@ -68,7 +69,8 @@ def iia3(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
             # The picture 0 is one path with all pictures for owners: its stage runs once for all of them.
             owners = owner[path] if len(owner) == len(w) else owner.repeat_interleave(len(u))
             u = u.repeat(len(owners) // len(u), 1, 1, 1)
-            maps = add_rows(maps, path_integral(f, u, spatial_minimum(u), y[owners], n, how.batch_size), owners, len(x))
+            maps = add_rows(maps, path_integral(f, u, spatial_minimum(u), y[owners], n, how.batch_size),
+                            owners, len(x))
     return maps / n**2
 
 
@@ -85,7 +87,8 @@ def ablation_input(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
 def ablation_layer(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     """The layer's path only: the input's path shrinks to its end, the picture itself."""
     u = at_pictures(model, x, how)
-    return path_integral(model.score(how.layer, target=how.target), u, spatial_minimum(u), y, how.steps, how.batch_size)
+    return path_integral(model.score(how.layer, target=how.target), u, spatial_minimum(u), y, how.steps,
+                         how.batch_size)
 
 
 # ------------------------------------------------------------- the release (section 4)

@@ -19,39 +19,43 @@ from .runs import with_halving
 
 
 @torch.inference_mode(False)           # there is no gradient inside that mode
-def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] | int | None = None, operation: str = "iia", *,
-            target: Target | None = None, layer: int | str | nn.Module = "last", definition: str = "paper",
-            steps: int | None = None, batch_size: int = 32) -> Tensor:
+def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] | int | None = None,
+            operation: str = "iia", *, target: Target | None = None, layer: int | str | nn.Module = "last",
+            definition: str = "paper", steps: int | None = None, batch_size: int = 32) -> Tensor:
     """Explain why `model` gives each picture its class.
 
     Args:
-        model: what `iia.load_model` or `iia.wrap` returned, or a network of the user's own, which is wrapped as it
-            is now.
+        model: what `iia.load_model` or `iia.wrap` returned, or a network of the user's own, which is wrapped
+            as it is now.
         pictures: normalised for the model, [B, C, H, W].
         classes: the class to explain, [B] (or one for all); None where `target` says what is explained.
         operation: a name of `iia.operations(model)`.
         target: a function of the logits [N, classes] -> [N], explained instead of a class's logit, such as
-            `lambda logits: logits[:, 285] - logits[:, 281]`. Each row of its result must depend on that row alone.
-        layer: where a CNN is cut: a stage's number, "last", a dotted name ("layer3.22", "layer3.-1") or a module.
+            `lambda logits: logits[:, 285] - logits[:, 281]`. Each row of its result must depend on that row
+            alone.
+        layer: where a CNN is cut: a stage's number, "last", a dotted name ("layer3.22", "layer3.-1") or a
+            module.
         definition: "paper", or "release" for what the published code computes.
         steps: n, the steps of every path; None for the model's default.
-        batch_size: how many rows go through the network at once; it bounds the memory and never changes the result.
+        batch_size: how many rows go through the network at once; it bounds the memory and never changes the
+            result.
 
     Returns:
         Maps [B, H, W] in [0, 1] on the pictures' device. A map that said nothing (constant or
         non-finite) is all zeros.
 
     Raises:
-        UserError: a network that cannot be explained, an unknown operation, definition or layer, classes that the
-            network has not, or arguments of the wrong shape, dtype or device.
+        UserError: a network that cannot be explained, an unknown operation, definition or layer, classes that
+            the network has not, or arguments of the wrong shape, dtype or device.
     """
     with ONE_AT_A_TIME:                   # tracing a network disturbs the passes of other threads
-        return explain_alone(sized(model, pictures), pictures, classes, operation, target, layer, definition, steps, batch_size)
+        return explain_alone(sized(model, pictures), pictures, classes, operation, target, layer, definition,
+                             steps, batch_size)
 
 
-def explain_alone(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequence[int] | int | None, operation: str,
-                  target: Target | None, layer: int | str | nn.Module, definition: str, steps: int | None,
-                  batch_size: int) -> Tensor:
+def explain_alone(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequence[int] | int | None,
+                  operation: str, target: Target | None, layer: int | str | nn.Module, definition: str,
+                  steps: int | None, batch_size: int) -> Tensor:
     """`explain` for one thread, with a model for pictures of this size."""
     row = operations(model)[check_choice("operation", operation, operations(model))]
     method = row.under(definition)
@@ -65,7 +69,8 @@ def explain_alone(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequence
     pictures = pictures.clone() if pictures.is_inference() else pictures
     classes = checked_classes(model, pictures, classes, target)
     how = How(cut, steps, definition, batch_size, target)
-    raw = with_halving(lambda size: method(model, pictures, classes, replace(how, batch_size=size)), batch_size)
+    raw = with_halving(lambda size: method(model, pictures, classes, replace(how, batch_size=size)),
+                       batch_size)
     return finish(raw.detach(), tuple(pictures.shape[-2:]), model.upsampling)
 
 
@@ -79,15 +84,18 @@ def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
         raise UserError(f"pictures are a torch tensor [B, C, H, W], not {type(pictures).__name__}; "
                         "iia.load_pictures makes one from files.")
     channels = model.channels if isinstance(model, Model) else None
-    if pictures.ndim != 4 or (channels or pictures.shape[1]) != pictures.shape[1] or not pictures.is_floating_point():
-        raise UserError(f"pictures are [B, {channels or 'C'}, H, W] of floating point, not {list(pictures.shape)} of "
-                        f"{pictures.dtype}.")
+    if pictures.ndim != 4 or (channels or pictures.shape[1]) != pictures.shape[1] \
+            or not pictures.is_floating_point():
+        raise UserError(f"pictures are [B, {channels or 'C'}, H, W] of floating point, not "
+                        f"{list(pictures.shape)} of {pictures.dtype}.")
     if not isinstance(model, Model):
         model = wrap(model, image_size=tuple(pictures.shape[-2:]), in_chans=pictures.shape[1])
-    half = pictures.dtype in (torch.float16, torch.bfloat16) and model.dtype == torch.float32     # a half network's own
+    half = pictures.dtype in (torch.float16, torch.bfloat16) \
+        and model.dtype == torch.float32     # a half network's own
     if pictures.device != model.device or not (half or pictures.dtype == model.dtype):
-        raise UserError(f"the pictures are {pictures.dtype} on {pictures.device}, the network is {model.dtype} on "
-                        f"{model.device}; give it pictures.to({str(model.device)!r}, {model.dtype}).")
+        raise UserError(f"the pictures are {pictures.dtype} on {pictures.device}, the network is "
+                        f"{model.dtype} on {model.device}; give it "
+                        f"pictures.to({str(model.device)!r}, {model.dtype}).")
     return model.sized(tuple(pictures.shape[1:]))
 
 
@@ -96,8 +104,8 @@ def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequen
     """The classes as int64 [B] on the pictures' device; zeros where a target function is explained.
 
     Raises:
-        UserError: they are no whole numbers, not as many as the pictures, or no classes of the network; or the
-            target function gives no number for each picture.
+        UserError: they are no whole numbers, not as many as the pictures, or no classes of the network; or
+            the target function gives no number for each picture.
     """
     if target is not None:
         if classes is not None:
@@ -106,7 +114,8 @@ def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequen
             value = target(model(pictures[:1]))
         if not isinstance(value, Tensor) or value.shape != (1,):
             raise UserError("target returns one number for each row of the logits, a tensor [N], not "
-                            f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__} for one row.")
+                            f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__} "
+                            "for one row.")
         return torch.zeros(len(pictures), dtype=torch.int64, device=pictures.device)
     try:
         given = torch.as_tensor(classes, device=pictures.device)
@@ -116,10 +125,11 @@ def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequen
     if not whole:
         raise UserError(f"classes are whole numbers, one for each picture or one for all, not {classes!r}.")
     if given.ndim > 1 or given.numel() not in (1, len(pictures)):
-        raise UserError(f"classes are [{len(pictures)}] as the pictures, or one for all, not {list(given.shape)}.")
+        raise UserError(f"classes are [{len(pictures)}] as the pictures, or one for all, "
+                        f"not {list(given.shape)}.")
     if model.headless:
-        raise UserError(f"{model.name} ends without a head: its {model.classes} outputs are features, no classes. Give it its "
-                        "head, or say with target= which function of them is explained.")
+        raise UserError(f"{model.name} ends without a head: its {model.classes} outputs are features, no "
+                        "classes. Give it its head, or say with target= which function of them is explained.")
     if ((given < 0) | (given >= model.classes)).any():
         raise UserError(f"classes {given.tolist()}: {model.name} has the classes 0..{model.classes - 1}.")
     return given.to(torch.int64).expand(len(pictures))
@@ -132,9 +142,9 @@ def sharing(model: nn.Module, pictures: Tensor) -> Iterator[None]:
         with iia.sharing(model, pictures):
             maps = {name: iia.explain(model, pictures, classes, name) for name in ("iia", "iia-triple")}
 
-    It changes no map. `model` is what `iia.load_model` or `iia.wrap` returned, `pictures` the very tensor that is
-    explained, not to be written to meanwhile. A CNN keeps up to 256 MiB of layers along the input's path; of a ViT
-    nothing is shared.
+    It changes no map. `model` is what `iia.load_model` or `iia.wrap` returned, `pictures` the very tensor
+    that is explained, not to be written to meanwhile. A CNN keeps up to 256 MiB of layers along the input's
+    path; of a ViT nothing is shared.
     """
     model = sized(model, pictures)
     if not isinstance(model, CNN):

@@ -89,7 +89,8 @@ def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, ho
 
 def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int,
                     target: Target | None = None) -> Tensor:
-    """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths: [P, blocks, N, N]."""
+    """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths:
+    [P, blocks, N, N]."""
     with model.casting(x), torch.enable_grad():
         tokens, recorded = model.record(x, len(model.blocks) - levels + 1)
         if levels == 2:
@@ -118,12 +119,14 @@ def last_block_path(model: ViT, tokens: Tensor, recorded: list[Tensor], y: Tenso
     """
     block = model.blocks[-1]
     end = model.attention(block, tokens.detach(), model.read(tokens)) if end is None else end
-    total = tokens.new_zeros(len(tokens), len(recorded) + 1, tokens.shape[1], tokens.shape[1], dtype=sum_dtype(tokens))
+    total = tokens.new_zeros(len(tokens), len(recorded) + 1, tokens.shape[1], tokens.shape[1],
+                             dtype=sum_dtype(tokens))
     for a in path_points(n, end):
         last = (a * end).detach().requires_grad_()
         matrices = [*recorded, last]
         score = class_score(model, tokens, last, y, target)
-        for b, (A, G) in enumerate(zip(matrices, torch.autograd.grad(score, matrices, retain_graph=True), strict=True)):
+        for b, (A, G) in enumerate(zip(matrices, torch.autograd.grad(score, matrices, retain_graph=True),
+                                       strict=True)):
             total[:, b, :A.shape[2]] += G.mul_(A.detach()).relu_().mean(1)
     return total
 
@@ -155,7 +158,8 @@ def gradients_along_input(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     for points, owner in input_points(x, n, how.batch_size, first=0):
         _, G = plain_run(model, points, y[owner], how.target)
         c = torch.stack([g.relu().mean(1) for g in G], 1)
-        total = (c.new_zeros(count, *c.shape[1:]) if isinstance(total, int) else total).index_add_(0, owner, c)
+        total = (c.new_zeros(count, *c.shape[1:])
+                 if isinstance(total, int) else total).index_add_(0, owner, c)
     return total / (n + 1)
 
 

@@ -14,28 +14,32 @@ from .vit import NotAViT, ViT
 PRECISIONS = ("fp32", "bf16")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = dict.fromkeys(IMAGENET, (0.5, 0.5, 0.5))            # what timm's and transformers' own ViTs read
-SIZES = (224, 32, 28, 64, 96, 128, 256, 384, 512, 299)      # of pictures, tried where the network does not say its own
+SIZES = (224, 32, 28, 64, 96, 128, 256, 384, 512, 299)      # of pictures, tried where the network does not
+                                                            # say its own
 
 
 def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None, std: tuple | None = None,
-         precision: str = "fp32", image_size: int | tuple[int, int] | None = None, in_chans: int | None = None,
-         labels: list[str] | None = None) -> CNN | ViT:
+         precision: str = "fp32", image_size: int | tuple[int, int] | None = None,
+         in_chans: int | None = None, labels: list[str] | None = None) -> CNN | ViT:
     """Any network from pictures to logits as something that can be explained.
 
-    It is a snapshot: the network may be trained on, what is returned stays as it is. It is seen to answer as the
-    network does, on random pictures.
+    It is a snapshot: the network may be trained on, what is returned stays as it is. It is seen to answer as
+    the network does, on random pictures.
 
     Args:
-        network: a module; [N, C, H, W] -> logits [N, classes], or an object with `.logits`. It is left as it is.
+        network: a module; [N, C, H, W] -> logits [N, classes], or an object with `.logits`. It is left as it
+            is.
         name: what files call it.
-        mean, std: the normalisation of its pictures; None for what timm or transformers says of it, else ImageNet's.
+        mean, std: the normalisation of its pictures; None for what timm or transformers says of it, else
+            ImageNet's.
         precision: "fp32", or "bf16" for the features in bfloat16.
-        image_size: a number or (height, width), and `in_chans`: the pictures' channels; None to find them out.
+        image_size: a number or (height, width), and `in_chans`: the pictures' channels; None to find them
+            out.
         labels: the names of its classes.
 
     Raises:
-        UserError: it cannot be copied, does not read such pictures, has no gradient, or has neither attention over
-            patches nor a layer with a grid of cells.
+        UserError: it cannot be copied, does not read such pictures, has no gradient, or has neither attention
+            over patches nor a layer with a grid of cells.
     """
     if isinstance(network, Model):
         return network
@@ -45,8 +49,10 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
         and "torchvision" not in type(original).__module__ else IMAGENET
     config = usual | (getattr(original, "pretrained_cfg", None) or {})
     channels = in_chans or channels_of(original)
-    whole = take(network, [(channels, *size) for size in sizes_of(original, image_size)], says=own_size(original))
-    mean, std = (for_channels(given or config[key], channels) for given, key in ((mean, "mean"), (std, "std")))
+    whole = take(network, [(channels, *size) for size in sizes_of(original, image_size)],
+                 says=own_size(original))
+    mean, std = (for_channels(given or config[key], channels)
+                 for given, key in ((mean, "mean"), (std, "std")))
     try:
         model = ViT(whole, name or "vit", mean, std, precision, labels)
     except NotAViT as why:
@@ -56,12 +62,14 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
             raise UserError(f"{also} ({why}).") from why
     if labels is not None and len(labels) != model.classes:
         raise UserError(f"{len(labels)} labels were given, but {model.name} has {model.classes} classes.")
-    model.modules_names = weakref.WeakKeyDictionary({module: name for name, module in original.named_modules()})
+    model.modules_names = weakref.WeakKeyDictionary(
+        {module: name for name, module in original.named_modules()})
     return model
 
 
 def channels_of(network: nn.Module) -> int:
-    """How many channels the pictures have, as its first convolution or its settings say; 3 where nothing does."""
+    """How many channels the pictures have, as its first convolution or its settings say;
+    3 where nothing does."""
     config = getattr(network, "config", None)
     first = next((part for part in network.modules() if isinstance(part, nn.Conv2d)), None)
     return getattr(config, "num_channels", None) or (first.in_channels if first else 3)
@@ -70,7 +78,8 @@ def channels_of(network: nn.Module) -> int:
 def own_size(network: nn.Module) -> tuple[int, int] | None:
     """(height, width) of its pictures, as timm, transformers or torchvision say it."""
     says = (getattr(getattr(network, "patch_embed", None), "img_size", None)
-            or getattr(getattr(network, "config", None), "image_size", None) or getattr(network, "image_size", None)
+            or getattr(getattr(network, "config", None), "image_size", None)
+            or getattr(network, "image_size", None)
             or (getattr(network, "pretrained_cfg", None) or {}).get("input_size", ())[1:])
     own = (says, says) if isinstance(says, int) else tuple(says or ())
     return own if len(own) == 2 else None

@@ -1,4 +1,5 @@
-"""A network of channels on a grid (a CNN, a Swin transformer) that can be cut at its layers (METHOD.md, section 2).
+"""A network of channels on a grid (a CNN, a Swin transformer) that can be cut at its layers
+(METHOD.md, section 2).
 
 "Layer" k is the output of the first k stages; the rest of the network is the tail:
 `model.tail(k)(model.features(x, k)) == model(x)`, which is seen to hold before a cut is used.
@@ -19,7 +20,8 @@ from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures, same
 from .quick import half_copy, quick_copy
 from .snapshot import ONE_AT_A_TIME, OneByOne, Snapshot
 
-Cut = int | str          # a stage's number (0: the picture), or the dotted name of a layer that is no stage's end
+Cut = int | str          # a stage's number (0: the picture), or the dotted name of a layer that is no
+                         # stage's end
 LARGE = 224              # pixels, where a layer that is one cell for small pictures shows whether it has more
 
 
@@ -61,8 +63,8 @@ class CNN(Model):
         self.layers = self._with_large_grids(find_layers(whole, whole.probe))
         self._stages = stages(self.layers, self.network)
         if not self._stages:
-            raise UserError(f"{whole.name} has no layer with a grid of cells through which everything passes; there is no "
-                            "place in the picture to explain.")
+            raise UserError(f"{whole.name} has no layer with a grid of cells through which everything "
+                            "passes; there is no place in the picture to explain.")
         behind = self.ran[self.ran.index(self.network.get_submodule(self._stages[-1].name)):]
         attention = {part for part in self.ran
                      if "attn" in (kind := type(part).__name__.lower()) or "attention" in kind}
@@ -80,7 +82,8 @@ class CNN(Model):
         self.way = "graph" if isinstance(tail, GraphSegment) else "hooks"
 
     def _with_large_grids(self, layers: list[Layer]) -> list[Layer]:
-        """Without the layers that are one cell because the network pools there, and not because the pictures are small."""
+        """Without the layers that are one cell because the network pools there,
+        and not because the pictures are small."""
         if all(max(layer.grid) > 1 for layer in layers) or min(self.size) >= LARGE:
             return [layer for layer in layers if max(layer.grid) > 1]
         try:
@@ -118,8 +121,8 @@ class CNN(Model):
         if of_map and max(found.grid) == 1:
             earlier = [k for k, stage in enumerate(self._stages, 1) if max(stage.grid) > 1]
             near = f"; layer {earlier[-1]} ({self.stage_names[earlier[-1] - 1]}) has more" if earlier else ""
-            raise UserError(f"{found.name} of {self.name} has one cell for pictures of {self.size[0]} x {self.size[1]}, in which "
-                            f"no place can be told from another{near}.")
+            raise UserError(f"{found.name} of {self.name} has one cell for pictures of {self.size[0]} x "
+                            f"{self.size[1]}, in which no place can be told from another{near}.")
         return self.cut_of(found)
 
     def _find(self, layer: int | str | nn.Module) -> Layer:
@@ -142,11 +145,13 @@ class CNN(Model):
             near = difflib.get_close_matches(layer, names, n=1, cutoff=0.5)
             raise self._no_layer(layer, f" Did you mean {near[0]!r}?" if near else "")
         ancestors = [name.rsplit(".", k)[0] for k in range(1, name.count(".") + 1)]
-        ran = [other for module in self.ran for other in [self._name(module)] if other in names or other == name]
+        ran = [other for module in self.ran for other in [self._name(module)]
+               if other in names or other == name]
         near = next((part for part in ancestors if part in names), None) or (
             ran[max(0, ran.index(name) - 1)] if name in ran and len(ran) > 1 else self._stages[-1].name)
-        raise UserError(f"not everything passes through {layer!r} of {self.name} on its way from the picture to the logits, or "
-                        f"it has no grid of cells; the nearest layer that can be cut at is {near!r}.")
+        raise UserError(f"not everything passes through {layer!r} of {self.name} on its way from the "
+                        "picture to the logits, or it has no grid of cells; the nearest layer that can be "
+                        f"cut at is {near!r}.")
 
     def _name(self, module: nn.Module) -> str | None:
         return next((name for name, own in self.network.named_modules() if own is module), None)
@@ -159,7 +164,8 @@ class CNN(Model):
     def cut_of(self, layer: Layer) -> Cut:
         """A layer's number if it is a stage's end, else its name."""
         same_tensor = [k for k, stage in enumerate(self._stages, 1) if stage.tensor == layer.tensor]
-        return next((k for k in same_tensor if self._stages[k - 1] == layer), next(iter(same_tensor), layer.name))
+        return next((k for k in same_tensor if self._stages[k - 1] == layer),
+                    next(iter(same_tensor), layer.name))
 
     def before(self, cut: Cut) -> int:
         """The number of the last stage that ends before a cut; 0 is the picture."""
@@ -170,7 +176,8 @@ class CNN(Model):
         """The layer of a cut; None for 0, the picture."""
         if cut == 0:
             return None
-        return self._stages[cut - 1] if isinstance(cut, int) else next(each for each in self.layers if each.name == cut)
+        return self._stages[cut - 1] if isinstance(cut, int) else next(
+            each for each in self.layers if each.name == cut)
 
     # ------------------------------------------------------------------------------- parts of a pass
 
@@ -191,7 +198,8 @@ class CNN(Model):
         inner, truth = (network.whole, self.whole.whole) if alone else (network, self.whole)
         u, wanted = self._value(start), self._value(stop)
         u = u.to(torch.bfloat16) if half else u
-        for one in [inner] if half else dict.fromkeys([inner, truth]):      # a folded copy has other layers inside
+        # a folded copy has other layers inside
+        for one in [inner] if half else dict.fromkeys([inner, truth]):
             for way in (self._by_graph, HookSegment):
                 try:
                     made = way(one, first, last)
@@ -199,18 +207,21 @@ class CNN(Model):
                     if difference(run_carefully(made, u), wanted) <= (HALF_TOLERANCE if half else TOLERANCE):
                         return made
                 except (NoGraph, RuntimeError, TypeError, ValueError, LookupError, AttributeError):
-                    pass                        # what is traced may not run, what runs may not come to the layer
-        raise UserError(f"{self.name} cannot be cut at {(first or last).name}: what follows does not depend on this layer "
-                        "alone. Give another layer.")
+                    pass                    # what is traced may not run, what runs may not come to the layer
+        raise UserError(f"{self.name} cannot be cut at {(first or last).name}: what follows does not depend "
+                        "on this layer alone. Give another layer.")
 
     @torch.no_grad()
     def _value(self, cut: Cut | None) -> Tensor:
         """What the network itself has at a cut for the probe, [2, C, h, w] (None: its logits)."""
         key = cut, self.device, self.dtype
+        if cut is None and (self.device, self.dtype) == (self.whole.logits.device, self.whole.logits.dtype):
+            return self.whole.logits
         if key not in self._values:
             probe = self.whole.probe.to(self.device, self.dtype)
             alone = isinstance(self.whole, OneByOne)
-            run = HookSegment(self.whole.whole if alone else self.whole, None, None if cut is None else self.layer(cut))
+            run = HookSegment(self.whole.whole if alone else self.whole, None,
+                              None if cut is None else self.layer(cut))
             self._values[key] = probe if cut == 0 else (OneByOne(run) if alone else run)(probe)
         return self._values[key]
 
@@ -264,7 +275,8 @@ class CNN(Model):
         rows = self._rows(tail, cut, definition) if target is None else None
         return rows or (lambda u, y: class_or_target(tail(u), y, target))
 
-    def _rows(self, tail: nn.Sequential, cut: Cut, definition: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+    def _rows(self, tail: nn.Sequential, cut: Cut,
+              definition: str) -> Callable[[Tensor, Tensor], Tensor] | None:
         """`score` by the rows of the last linear layer, if there is one and it gives the same."""
         key = "rows", cut, definition, self.device, self.dtype
         if key not in self._segments:

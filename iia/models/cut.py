@@ -13,15 +13,16 @@ from .snapshot import ONE_AT_A_TIME, Snapshot, logits_of
 
 LISTS = (nn.Sequential, nn.ModuleList)
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)         # "last" is the layer before them
-POINTWISE = ("conv_stem", "conv_head")      # timm's names of convolutions that are one stage with the norm behind them
+POINTWISE = ("conv_stem", "conv_head")      # timm's names of convolutions that are one stage with the norm
+                                            # behind them
 
 
 @dataclass(frozen=True)
 class Layer:
     """The output of a module's last call.
 
-    name: the module's. call: which of its calls, from 1. layout: how the output lies in memory, "nchw", "nhwc"
-    or "tokens". grid: (h, w). tensor: the same number for layers that are the same tensor.
+    name: the module's. call: which of its calls, from 1. layout: how the output lies in memory, "nchw",
+    "nhwc" or "tokens". grid: (h, w). tensor: the same number for layers that are the same tensor.
     """
     name: str
     call: int
@@ -54,7 +55,8 @@ def first_tensor(output: object) -> Tensor | None:
 # ------------------------------------------------------------------------------- which layers there are
 
 def find_layers(whole: Snapshot, x: Tensor) -> list[Layer]:
-    """The layers at which the network can be cut for pictures x [2, C, H, W], in the order of their computation."""
+    """The layers at which the network can be cut for pictures x [2, C, H, W],
+    in the order of their computation."""
     seen: dict[str, tuple[int, Tensor, object, int]] = {}
 
     def note(name: str):
@@ -74,8 +76,8 @@ def find_layers(whole: Snapshot, x: Tensor) -> list[Layer]:
     except (RuntimeError, NotImplementedError):
         nodes = []
     if not nodes:
-        raise UserError(f"{whole.name} has no gradient from its logits to its pictures (it is quantised, or detaches "
-                        "them); give the network in floating point.")
+        raise UserError(f"{whole.name} has no gradient from its logits to its pictures (it is quantised, or "
+                        "detaches them); give the network in floating point.")
     place = {node: number for number, node in enumerate(nodes)}
     width, layers, before = widths(whole.network), [], None
     for name, (call, u, node, version) in seen.items():
@@ -159,11 +161,13 @@ def dominators(last: object) -> list:
 def widths(network: nn.Module) -> set[int]:
     """The numbers of channels that the network's layers speak of."""
     names = ("out_channels", "out_features", "num_features", "in_features")
-    return {getattr(m, name) for m in network.modules() for name in names if isinstance(getattr(m, name, None), int)}
+    return {getattr(m, name) for m in network.modules() for name in names
+            if isinstance(getattr(m, name, None), int)}
 
 
 def layout_of(u: Tensor | None, x: Tensor, width: set[int]) -> tuple[str, tuple[int, int]] | None:
-    """How a layer of the pictures x lies in memory, and its grid; None where it has no place for each cell."""
+    """How a layer of the pictures x lies in memory, and its grid;
+    None where it has no place for each cell."""
     if u is None or not u.is_floating_point() or u.ndim not in (3, 4) or len(u) != len(x):
         return None
     H, W = x.shape[-2:]
@@ -203,7 +207,8 @@ def part_names(name: str, layers: list[str], network: nn.Module) -> list[str]:
         module = network.get_submodule(child)
         alone = inside and (child == "features" or len(groups) == 1 and (
             name == "" or holds_blocks(module) or isinstance(module, LISTS)))
-        stage_like = [holds_blocks(network.get_submodule(part)) or isinstance(network.get_submodule(part), LISTS)
+        stage_like = [holds_blocks(network.get_submodule(part))
+                      or isinstance(network.get_submodule(part), LISTS)
                       and len(children_of(part, layers)) > 1 for part in inside]
         opened = alone or (isinstance(module, LISTS) and sum(stage_like) * 2 > len(inside)) \
             or (len(inside) == 1 and not isinstance(module, LISTS) and holds_blocks(module))
@@ -213,14 +218,17 @@ def part_names(name: str, layers: list[str], network: nn.Module) -> list[str]:
 
 def children_of(name: str, layers: list[str]) -> list[str]:
     start = f"{name}." if name else ""
-    return list(dict.fromkeys(start + layer[len(start):].split(".")[0] for layer in layers if layer.startswith(start)))
+    return list(dict.fromkeys(start + layer[len(start):].split(".")[0]
+                              for layer in layers if layer.startswith(start)))
 
 
 def holds_blocks(module: nn.Module) -> bool:
     """Whether a module of its own kind has a list of blocks in it, as a stage or an encoder has."""
     def blocks(part: nn.Module) -> int:
-        return sum(not isinstance(child, LISTS) and any(True for _ in child.children()) for child in part.children())
-    return not isinstance(module, LISTS) and any(isinstance(part, LISTS) and blocks(part) > 1 for part in module.children())
+        return sum(not isinstance(child, LISTS) and any(True for _ in child.children())
+                   for child in part.children())
+    return not isinstance(module, LISTS) and any(isinstance(part, LISTS) and blocks(part) > 1
+                                                 for part in module.children())
 
 
 # ------------------------------------------------------------------------------- the two ways to cut
@@ -230,7 +238,8 @@ class NoGraph(Exception):
 
 
 class Tracer(fx.Tracer):
-    """Traces a network's own forward. Its parts stay whole, but for containers and those on the way to `inside`."""
+    """Traces a network's own forward. Its parts stay whole,
+    but for containers and those on the way to `inside`."""
 
     def __init__(self, inside: str) -> None:
         super().__init__()
@@ -243,7 +252,7 @@ class Tracer(fx.Tracer):
     def call_module(self, module: nn.Module, forward, args: tuple, kwargs: dict) -> object:
         try:
             output = super().call_module(module, forward, args, kwargs)
-        except NameError:                     # another thread's module, or one that the network hides from torch
+        except NameError:                 # another thread's module, or one that the network hides from torch
             return forward(*args, **kwargs)
         if isinstance(output, fx.Proxy):
             self.ends[self.path_of_module(module).removeprefix("network.")] = output.node
@@ -281,7 +290,8 @@ def between(graph_module: fx.GraphModule, start: fx.Node, stop: fx.Node) -> fx.G
 
 
 class GraphSegment(nn.Module):
-    """The part of a traced network between two layers (None: the pictures, the logits): [N, C, h, w] in and out."""
+    """The part of a traced network between two layers (None: the pictures, the logits):
+    [N, C, h, w] in and out."""
 
     def __init__(self, whole: Snapshot, start: Layer | None, stop: Layer | None, traces: dict) -> None:
         super().__init__()
@@ -311,7 +321,8 @@ class GraphSegment(nn.Module):
     def without_last_linear(self) -> tuple[nn.Module, nn.Linear] | None:
         """The segment without its last layer, and that layer, where it is a plain linear one."""
         *_, last, output = self.body.graph.nodes
-        layer = self.body.get_submodule(last.target) if last.op == "call_module" and output.args[0] is last else None
+        layer = self.body.get_submodule(last.target) \
+            if last.op == "call_module" and output.args[0] is last else None
         if not isinstance(layer, nn.Linear) or len(last.all_input_nodes) != 1:
             return None
         nodes = list(self.body.graph.nodes)

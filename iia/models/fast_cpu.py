@@ -15,17 +15,18 @@ class TokenLinear(nn.Linear):
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` of tokens [B, ..., D]; on a CPU, in float32, as a convolution 1×1 over one long row of pixels.
+    """`F.linear` of tokens [B, ..., D]; on a CPU, in float32,
+    as a convolution 1×1 over one long row of pixels.
 
     oneDNN, which computes convolutions, multiplies up to a third faster forward and backward than the BLAS
-    that linear layers call (AMD, AVX-512, ViT-B's width). The same products are summed, in another order. Rows of
-    features [B, D] (VGG's classifier) gain nothing.
+    that linear layers call (AMD, AVX-512, ViT-B's width). The same products are summed, in another order.
+    Rows of features [B, D] (VGG's classifier) gain nothing.
     """
     rows, on_cpu = tokens.shape[:-1], tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     worth_it = on_cpu and tokens.dtype == torch.float32 and tokens.dim() > 2 and rows.numel() >= FEW
     if not (worth_it and torch.backends.mkldnn.is_available()):
         return F.linear(tokens, weight, bias)
-    pixels = tokens.reshape(1, rows.numel(), 1, -1).permute(0, 3, 1, 2)         # [1, D, tokens, 1], channels last
+    pixels = tokens.reshape(1, rows.numel(), 1, -1).permute(0, 3, 1, 2)     # [1, D, tokens, 1], channels last
     return F.conv2d(pixels, weight[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(*rows, -1)
 
 

@@ -33,7 +33,8 @@ class Model(nn.Module):
         self.mean, self.std, self.precision, self.labels = tuple(mean), tuple(std), precision, labels
         self.channels, *size = whole.probe.shape[1:]
         self.size, self.classes = tuple(size), whole.logits.shape[1]
-        self.modules_names: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()      # of the user's own modules
+        # of the user's own modules
+        self.modules_names: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._sizes: dict[tuple, Model] = {}
         self.ran = modules_in_order(whole)
         self.headless = ends_without_head(whole.logits.shape[1], self.ran)
@@ -59,8 +60,8 @@ class Model(nn.Module):
             try:
                 whole = self.whole.sized(shape)
             except Exception as why:           # whatever a network raises for pictures that it does not read
-                raise UserError(f"{self.name} reads pictures of {self.channels} x {self.size[0]} x {self.size[1]}, not "
-                                f"{' x '.join(map(str, shape))}.") from why
+                raise UserError(f"{self.name} reads pictures of {self.channels} x {self.size[0]} x "
+                                f"{self.size[1]}, not {' x '.join(map(str, shape))}.") from why
             made = type(self)(whole, self.name, self.mean, self.std, self.precision, self.labels)
             made.label, made.modules_names = self.label, self.modules_names
             self._sizes[key] = made

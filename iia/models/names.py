@@ -1,7 +1,7 @@
 """Networks by name: today's short names, any of torchvision's, any of timm's.
 
-A plain name is that of a row below where there is one, else torchvision's, else timm's. A tag (`resnet50.a1_in1k`) or
-the prefix `timm/` means timm.
+A plain name is that of a row below where there is one, else torchvision's, else timm's. A tag
+(`resnet50.a1_in1k`) or the prefix `timm/` means timm.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,8 @@ from ..datasets.pictures import for_channels
 from ..errors import UserError, unknown
 from .weights import Source
 
-# Torchvision's networks of which the first published weights are taken, as in the release; of all others the newest.
+# Torchvision's networks of which the first published weights are taken, as in the release;
+# of all others the newest.
 FIRST_WEIGHTS = "resnet18 resnet34 resnet50 resnet101 resnet152 densenet201 convnext_base vgg16 vgg19".split()
 TIMM_NAMES = {"efficientnet_lite0": "tf_efficientnet_lite0",
               "vit-base": "vit_base_patch16_224.orig_in21k_ft_in1k",
@@ -33,7 +34,8 @@ class Facts:
     """What is known of a network by its name.
 
     name: its own, not an alias. mean, std: the normalisation of its pictures, a number for each channel.
-    image_size: (height, width). source: where its weights are. labels: ImageNet's names, where it has 1000 classes.
+    image_size: (height, width). source: where its weights are. labels: ImageNet's names, where it has 1000
+    classes.
     """
     name: str
     mean: tuple[float, ...]
@@ -62,28 +64,35 @@ def build(name: str, num_classes: int | None = None, in_chans: int | None = None
     else:
         every = [*tv.list_models(module=tv), *timm.list_models(), *timm.list_models(include_tags=True)]
         near = get_close_matches(name, SHORT_NAMES, 1, 0.85) or get_close_matches(known, every, 3)
-        raise unknown("model_name", name, dict.fromkeys([*SHORT_NAMES, *near]), more="any name of torchvision or timm")
+        raise unknown("model_name", name, dict.fromkeys([*SHORT_NAMES, *near]),
+                      more="any name of torchvision or timm")
     try:
         network, mean, std, size, source = make(known, num_classes, in_chans, image_size)
     except Exception as why:      # each builder raises what it meets
-        raise UserError(f"{name} cannot be built so ({' '.join(str(why).split())}); give an image_size it allows.") from why
+        raise UserError(f"{name} cannot be built so ({' '.join(str(why).split())}); "
+                        "give an image_size it allows.") from why
     source = replace(source, more_names=FILES.get(name, ()))
-    labels = list(IMAGENET) if len(IMAGENET) == (num_classes or getattr(network, "num_classes", len(IMAGENET))) else None
-    return network, Facts(name, *(for_channels(value, in_chans or 3) for value in (mean, std)), size, source, labels)
+    labels = list(IMAGENET) if len(IMAGENET) == (
+        num_classes or getattr(network, "num_classes", len(IMAGENET))) else None
+    return network, Facts(name, *(for_channels(value, in_chans or 3) for value in (mean, std)),
+                          size, source, labels)
 
 
-def torchvision_network(name: str, num_classes: int | None, in_chans: int | None, size: tuple[int, int] | None):
+def torchvision_network(name: str, num_classes: int | None, in_chans: int | None,
+                        size: tuple[int, int] | None):
     """A network of torchvision: (network, mean, std, (height, width), source)."""
     weights = getattr(tv.get_model_weights(name), "IMAGENET1K_V1" if name in FIRST_WEIGHTS else "DEFAULT")
     seen, how = weights.transforms(), {"num_classes": num_classes or len(IMAGENET)}
     size = size or tuple(seen.crop_size * 2)
-    how |= {"image_size": size[0]} if name.startswith("vit_") else {"input_size": size} if name == "maxvit_t" else {}
+    how |= {"image_size": size[0]} if name.startswith("vit_") \
+        else {"input_size": size} if name == "maxvit_t" else {}
     if name in ("googlenet", "inception_v3"):        # without the heads that only training uses
         how |= {"aux_logits": False, "init_weights": False, "transform_input": in_chans in (None, 3)}
     network = tv.get_model_builder(name)(**how)
     first = next(part for part in network.modules() if isinstance(part, nn.Conv2d))
     if in_chans not in (None, first.in_channels):
-        first.in_channels, first.weight = in_chans, nn.Parameter(first.weight[:, :1].repeat(1, in_chans, 1, 1))
+        first.in_channels, first.weight = in_chans, nn.Parameter(
+            first.weight[:, :1].repeat(1, in_chans, 1, 1))
     return network, seen.mean, seen.std, size, Source(weights.url)
 
 
@@ -91,10 +100,12 @@ def timm_network(name: str, num_classes: int | None, in_chans: int | None, size:
     """A network of timm: (network, mean, std, (height, width), source)."""
     fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     how = {"num_classes": num_classes, "in_chans": in_chans, "img_size": size if fixed else None}
-    network = timm.create_model(name, **{setting: value for setting, value in how.items() if value is not None})
+    network = timm.create_model(name, **{setting: value for setting, value in how.items()
+                                         if value is not None})
     facts = network.pretrained_cfg
     url = facts["url"] if facts.get("url", "").endswith((".pth", ".pt", ".safetensors")) else None
-    return network, facts["mean"], facts["std"], size or facts["input_size"][1:], Source(url, facts.get("hf_hub_id"))
+    return network, facts["mean"], facts["std"], size or facts["input_size"][1:], \
+        Source(url, facts.get("hf_hub_id"))
 
 
 def old_vit_small() -> VisionTransformer:

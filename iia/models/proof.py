@@ -15,13 +15,15 @@ def probe_pictures(shape: tuple[int, int, int], like: Tensor) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     channels, height, width = shape
-    coarse = F.interpolate(torch.randn(2, channels, 4, 4, generator=generator), size=(height, width), mode="bilinear")
+    coarse = F.interpolate(torch.randn(2, channels, 4, 4, generator=generator), size=(height, width),
+                           mode="bilinear")
     fine = torch.randn(2, channels, height, width, generator=generator)
     return (coarse + 0.5 * fine).to(like.device, like.dtype if like.is_floating_point() else torch.float32)
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
-    """max |found − wanted| / max |wanted|; infinite where shapes differ or a value is not finite in one alone."""
+    """max |found − wanted| / max |wanted|;
+    infinite where shapes differ or a value is not finite in one alone."""
     if found.shape != wanted.shape:
         return float("inf")
     if not wanted.numel() or torch.equal(found.to(wanted.dtype), wanted):

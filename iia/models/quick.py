@@ -31,7 +31,8 @@ def quick_copy(whole: nn.Module, x: Tensor) -> nn.Module:
 
 
 def foldable(whole: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each batch norm with the convolution whose very output it reads, where both are plain and called once."""
+    """Each batch norm with the convolution whose very output it reads,
+    where both are plain and called once."""
     calls: dict[nn.Module, list] = {}
     plain = [part for part in whole.modules() if not part._forward_hooks and not part._forward_pre_hooks and (
         type(part) is nn.Conv2d or isinstance(part, nn.BatchNorm2d) and part.running_mean is not None)]
@@ -40,7 +41,7 @@ def foldable(whole: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2
         calls.setdefault(module, []).append((inputs[0], output))
 
     with torch.no_grad(), Hooked(dict.fromkeys(plain, note)):
-        whole(x)
+        whole(x[:1])
     once = {module: seen[0] for module, seen in calls.items() if len(seen) == 1}
     made = {id(output): conv for conv, (_, output) in once.items() if isinstance(conv, nn.Conv2d)}
     return [(made[id(read)], norm) for norm, (read, _) in once.items()
@@ -48,7 +49,8 @@ def foldable(whole: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2
 
 
 def half_copy(whole: nn.Module) -> nn.Module:
-    """A copy that computes in bfloat16; a batch norm that could not be folded keeps float32, as its variances need it."""
+    """A copy that computes in bfloat16;
+    a batch norm that could not be folded keeps float32, as its variances need it."""
     whole = copy.deepcopy(whole)
     for part in whole.modules():
         if not isinstance(part, _BatchNorm):

@@ -71,8 +71,8 @@ def logits_of(output: object) -> Tensor:
     if found is None and isinstance(output, dict):
         found = output.get("logits")
     if found is None:
-        raise UserError(f"the network returns {type(output).__name__}, which is no tensor and has no logits; wrap it in a "
-                        "module that returns the logits [N, classes].")
+        raise UserError(f"the network returns {type(output).__name__}, which is no tensor and has no logits; "
+                        "wrap it in a module that returns the logits [N, classes].")
     return found
 
 
@@ -80,18 +80,21 @@ def unwrapped(network: nn.Module) -> nn.Module:
     """The network inside DataParallel, torch.compile or peft's wrapper, which compute the same."""
     while True:
         inner = next((name for name in ("module", "_orig_mod") if type(network).__name__ in
-                      ("DataParallel", "DistributedDataParallel", "OptimizedModule") and hasattr(network, name)), None)
+                      ("DataParallel", "DistributedDataParallel", "OptimizedModule")
+                      and hasattr(network, name)), None)
         if inner is None and hasattr(network, "get_base_model") and hasattr(network, "peft_config"):
             network = network.get_base_model()                  # with its adapters in it
             continue
         if inner is None:
             return network
         if any(getattr(network, kind) for kind in HOOKS):
-            raise UserError(f"{type(network).__name__} has hooks of its own; give the network inside, .{inner}, with them.")
+            raise UserError(f"{type(network).__name__} has hooks of its own; give the network inside, "
+                            f".{inner}, with them.")
         network = getattr(network, inner)
 
 
-def take(network: nn.Module, shapes: list[tuple[int, int, int]], says: tuple[int, int] | None = None) -> Snapshot:
+def take(network: nn.Module, shapes: list[tuple[int, int, int]],
+         says: tuple[int, int] | None = None) -> Snapshot:
     """A snapshot of the network, proven on random pictures of the first of `shapes` (C, H, W) that it reads.
 
     Raises:
@@ -113,7 +116,7 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]], says: tuple[int
         for (module, kind, key), witness in hooks.items():
             getattr(module, kind)[key] = witness.hook
         muted = remove(whole.network, idle) if idle else []
-        if idle and difference(whole(probe), logits) > 0:            # a recorder that writes behind autograd's back
+        if idle and difference(whole(probe), logits) > 0:     # a recorder that writes behind autograd's back
             for module, kind, key, hook in muted:
                 getattr(module, kind)[key] = hook
             idle = []
@@ -125,18 +128,20 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]], says: tuple[int
             probe = probe.float()
             logits = whole(probe)
         if logits.ndim != 2 or not logits.is_floating_point():
-            raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} pictures, no logits "
-                            "[N, classes]; wrap it in a module that returns these.")
+            raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
+                            "pictures, no logits [N, classes]; wrap it in a module that returns these.")
         if not difference(logits, own) <= (2 * HALF_TOLERANCE if half else TOLERANCE):
-            raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it answers differently "
-                            f"each time (by {difference(logits, own):.2g} of its largest logit).")
+            raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it "
+                            f"answers differently each time (by {difference(logits, own):.2g} of its "
+                            "largest logit).")
         whole.probe, whole.logits, whole.name = probe, logits if half else own, name
         if difference(OneByOne(whole)(probe), logits) > TOLERANCE:
             return OneByOne.of(whole)
     return whole
 
 
-def first_pass(whole: Snapshot, shapes: list, like: Tensor, says: tuple[int, int] | None, name: str) -> tuple[Tensor, Tensor]:
+def first_pass(whole: Snapshot, shapes: list, like: Tensor, says: tuple[int, int] | None,
+               name: str) -> tuple[Tensor, Tensor]:
     """The probe of the first shape that the network reads, and its logits."""
     why = None
     for shape in shapes:
@@ -149,12 +154,14 @@ def first_pass(whole: Snapshot, shapes: list, like: Tensor, says: tuple[int, int
             why = why or error
     said = (str(why).splitlines() or [type(why).__name__])[0][:150]
     own = f", {says[0]} x {says[1]} by its own word" if says else ""
-    raise UserError(f"{name} does not read pictures of {' x '.join(map(str, shapes[0]))} ({said.rstrip('.')}). Give pictures that "
-                    f"it reads{own}, or image_size and in_chans to iia.wrap.") from why
+    raise UserError(f"{name} does not read pictures of {' x '.join(map(str, shapes[0]))} "
+                    f"({said.rstrip('.')}). Give pictures that it reads{own}, or image_size and in_chans "
+                    "to iia.wrap.") from why
 
 
 def run_on_extremes(whole: Snapshot, probe: Tensor) -> None:
-    """Let hooks that act on some pictures only (a clamp, a guard) show it: on black and on very strong ones."""
+    """Let hooks that act on some pictures only (a clamp, a guard) show it:
+    on black and on very strong ones."""
     for strength in (0, 10, -10):
         with contextlib.suppress(Exception):         # a network need not read them
             whole(strength * probe)
@@ -179,10 +186,11 @@ def detached_copy(network: nn.Module) -> nn.Module:
         copied = copy.deepcopy(network, memo).eval()
     except Exception as why:                # locks, files, generators: whatever a module may hold
         said = (str(why).splitlines() or [""])[0][:120]
-        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {said}); take what cannot be "
-                        "copied out of it.") from why
+        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {said}); "
+                        "take what cannot be copied out of it.") from why
     memo |= {id(module): module for module in copied.modules()}
-    for hook_id in [key for key, value in memo.items() if key == id(value) and not isinstance(value, nn.Module)]:
+    for hook_id in [key for key, value in memo.items()
+                    if key == id(value) and not isinstance(value, nn.Module)]:
         del memo[hook_id]                   # the hooks, which stood for themselves until now
     for module in copied.modules():
         for kind in HOOKS:
@@ -190,18 +198,19 @@ def detached_copy(network: nn.Module) -> nn.Module:
             for key in hooks:
                 hooks[key] = own_copy(hooks[key], memo)
         for name, value in vars(module).items():
-            if isinstance(value, (types.FunctionType, types.MethodType)):       # a forward of this object's own
+            if isinstance(value, (types.FunctionType, types.MethodType)):    # a forward of this object's own
                 vars(module)[name] = own_copy(value, memo)
     return copied
 
 
 def own_copy(value: object, memo: dict) -> object:
-    """A copy of a hook, or of what it knows, so that it records nowhere; parts that cannot be copied are shared."""
+    """A copy of a hook, or of what it knows, so that it records nowhere;
+    parts that cannot be copied are shared."""
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, types.FunctionType):
-        made = types.FunctionType(value.__code__, dict(value.__globals__), value.__name__, value.__defaults__, tuple(
-            types.CellType() for _ in value.__closure__ or ()))
+        made = types.FunctionType(value.__code__, dict(value.__globals__), value.__name__, value.__defaults__,
+                                  tuple(types.CellType() for _ in value.__closure__ or ()))
         made.__kwdefaults__ = value.__kwdefaults__
         memo[id(value)] = made              # before what it knows, which may be itself
         for cell, old in zip(made.__closure__ or (), value.__closure__ or ()):
@@ -216,10 +225,12 @@ def own_copy(value: object, memo: dict) -> object:
     if isinstance(value, functools.partial):
         return functools.partial(own_copy(value.func, memo), *(own_copy(part, memo) for part in value.args),
                                  **{name: own_copy(part, memo) for name, part in value.keywords.items()})
-    if isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, (types.ModuleType, type(None))):
+    if isinstance(value, types.BuiltinMethodType) \
+            and not isinstance(value.__self__, (types.ModuleType, type(None))):
         return getattr(own_copy(value.__self__, memo), value.__name__)          # [].append
     trial = dict(memo)
-    tensors = [leaf for leaf in tree_leaves([value, getattr(value, "__dict__", None)]) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in tree_leaves([value, getattr(value, "__dict__", None)])
+               if isinstance(leaf, Tensor)]
     trial |= {id(tensor): tensor.detach().clone() for tensor in tensors if id(tensor) not in trial}
     try:
         made = copy.deepcopy(value, trial)
@@ -237,7 +248,7 @@ class Witness:
     """A hook, and whether it ever changed anything: returned a value, or wrote to what it was given."""
 
     def __init__(self, hook: Callable) -> None:
-        self.hook, self.acts = hook, type(hook).__module__.startswith("torch.nn.utils")      # these write weights
+        self.hook, self.acts = hook, type(hook).__module__.startswith("torch.nn.utils")  # these write weights
 
     def __call__(self, module: nn.Module, *given: object) -> object:
         tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
@@ -248,7 +259,8 @@ class Witness:
 
 
 def all_hooks(network: nn.Module) -> list[tuple[nn.Module, str, int]]:
-    return [(module, kind, key) for module in network.modules() for kind in HOOKS for key in getattr(module, kind)]
+    return [(module, kind, key) for module in network.modules() for kind in HOOKS
+            for key in getattr(module, kind)]
 
 
 def names(network: nn.Module) -> dict[nn.Module, str]:
@@ -260,7 +272,8 @@ def remove(network: nn.Module, places: list) -> list:
 
 
 def users_logits(network: nn.Module, probe: Tensor, idle: list[tuple[str, str, int]]) -> Tensor:
-    """What the user's own network says of the probe, in eval mode, its recorders silent; it is left as it was."""
+    """What the user's own network says of the probe, in eval mode, its recorders silent;
+    it is left as it was."""
     training = [module for module in network.modules() if module.training]
     places = [(network.get_submodule(name), kind, key) for name, kind, key in idle]
     before = {(module, kind): dict(getattr(module, kind)) for module, kind, _ in places}

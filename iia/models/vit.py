@@ -28,8 +28,8 @@ class NotAViT(UserError):
 class ViT(Model):
     """A timm VisionTransformer of plain blocks, whatever its head reads.
 
-    Its blocks are taken apart in one of two ways, the first that answers as the network does: by the rows of their
-    weights, which is quick, or by calling their modules, which may be of the user's own (LoRA).
+    Its blocks are taken apart in one of two ways, the first that answers as the network does: by the rows of
+    their weights, which is quick, or by calling their modules, which may be of the user's own (LoRA).
 
     Raises:
         NotAViT: the network is of another kind, or no way reproduces it.
@@ -45,7 +45,8 @@ class ViT(Model):
         check_explainable(net)
         super().__init__(whole, name, mean, std, precision, labels)
         self.grid = grid_of(net, self.size)
-        self.pools = getattr(net, "global_pool", "token") != "token" or getattr(net, "attn_pool", None) is not None
+        self.pools = getattr(net, "global_pool", "token") != "token" \
+            or getattr(net, "attn_pool", None) is not None
         self.contributions_at_zero: dict[tuple, Tensor] = {}                       # see iia/vit.py
         self.by_rows = True
         self.network = frozen_copy(net)
@@ -54,8 +55,8 @@ class ViT(Model):
         if not self._is_right():
             self.by_rows, self.network = False, net
         if not self.by_rows and not self._is_right():
-            raise NotAViT(f"{whole.name} computes something else than its blocks show: a hook or a forward of its own stands "
-                          "between them")
+            raise NotAViT(f"{whole.name} computes something else than its blocks show: a hook or a forward "
+                          "of its own stands between them")
 
     def _is_right(self) -> bool:
         """Whether the passes from which attention is taken give the network's logits."""
@@ -67,7 +68,8 @@ class ViT(Model):
                 rows = self.attention(self.blocks[-1], before, self.read(before))
                 every = self.attention(self.blocks[-1], before, before.shape[1])
                 first, _ = self.record(x, len(self.blocks) - 2)
-                behind = self.through(self.blocks[-2], first, self.attention(self.blocks[-2], first, first.shape[1]))
+                behind = self.through(self.blocks[-2], first,
+                                      self.attention(self.blocks[-2], first, first.shape[1]))
                 own_rows = self.attention(self.blocks[-1], behind, self.read(behind))
                 found = [self.head(self.through(self.blocks[-1], behind, own_rows)),
                          self.network.forward_head(self.network.norm(tokens)),
@@ -103,7 +105,8 @@ class ViT(Model):
     # ------------------------------------------------------------------------- the parts of a pass
 
     def embed(self, x: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] -> the tokens that enter block 0, [B, N, D]: the network runs until it comes there."""
+        """Pictures [B, C, H, W] -> the tokens that enter block 0, [B, N, D]:
+        the network runs until it comes there."""
         found: list[Tensor] = []
 
         def leave(block: nn.Module, inputs: tuple) -> None:
@@ -139,7 +142,8 @@ class ViT(Model):
             for block in self.blocks[:stop]:
                 tokens = block(tokens)
         if len(attention) != stop:
-            raise UserError(f"{self.name}: {stop - len(attention)} of {stop} blocks showed no attention matrix.")
+            raise UserError(f"{self.name}: {stop - len(attention)} of {stop} blocks showed "
+                            "no attention matrix.")
         return tokens, attention
 
     @contextlib.contextmanager
@@ -152,7 +156,7 @@ class ViT(Model):
             attention.append(output)
             return output
 
-        ONE_AT_A_TIME.acquire()                # hooks and flags are the model's, which other threads may explain with
+        ONE_AT_A_TIME.acquire()       # hooks and flags are the model's, which other threads may explain with
         parts = [block.attn for block in self.blocks[:stop]]
         fused = [part.fused_attn for part in parts]
         hooks = [part.attn_drop.register_forward_hook(keep) for part in parts]
@@ -192,7 +196,7 @@ class ViT(Model):
         if heads * rows >= normed.shape[-1] or not self.by_rows:
             return (attention @ self._project(part, normed, 2)).transpose(1, 2).flatten(2)
         weight, bias = self._projection(part, 2)
-        sums = (attention.flatten(1, 2) @ normed).unflatten(1, (heads, rows))               # [B, heads, rows, D]
+        sums = (attention.flatten(1, 2) @ normed).unflatten(1, (heads, rows))           # [B, heads, rows, D]
         mixed = torch.einsum("bhrc,hdc->brhd", sums, weight.unflatten(0, (heads, -1)))
         if bias is not None:
             mixed = mixed + attention.sum(-1).transpose(1, 2)[..., None] * bias.unflatten(0, (heads, -1))
@@ -202,7 +206,8 @@ class ViT(Model):
         """Queries (0), keys (1) or values (2): [B, N, D] -> [B, heads, N, d]."""
         if not self.by_rows:
             return part.qkv(normed).chunk(3, -1)[which].unflatten(-1, (part.num_heads, -1)).transpose(1, 2)
-        return linear(normed, *self._projection(part, which)).unflatten(-1, (part.num_heads, -1)).transpose(1, 2)
+        return linear(normed, *self._projection(part, which)).unflatten(
+            -1, (part.num_heads, -1)).transpose(1, 2)
 
     @staticmethod
     def _projection(part: Attention, which: int) -> tuple[Tensor, Tensor | None]:
@@ -218,9 +223,10 @@ def check_explainable(network: nn.Module) -> None:
         raise NotAViT(f"{kind} is no timm VisionTransformer either")
     for number, block in enumerate(network.blocks):
         attention = getattr(block, "attn", None)
-        if type(block) is not Block or not isinstance(attention, Attention) or getattr(attention, "gate", None) is not None:
-            raise NotAViT(f"the attention of block {number} ({type(block).__name__} with {type(attention).__name__}) "
-                          "cannot be recorded either")
+        if type(block) is not Block or not isinstance(attention, Attention) \
+                or getattr(attention, "gate", None) is not None:
+            raise NotAViT(f"the attention of block {number} ({type(block).__name__} with "
+                          f"{type(attention).__name__}) cannot be recorded either")
 
 
 def grid_of(network: VisionTransformer, size: tuple[int, int]) -> tuple[int, int]:

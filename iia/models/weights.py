@@ -47,20 +47,22 @@ class Source:
 
     @property
     def names(self) -> list[str]:
-        """The file names under which `data/weights/` and torch's cache are searched; a download has the first."""
+        """The file names under which `data/weights/` and torch's cache are searched;
+        a download has the first."""
         hub = [f"{self.hub.split('/')[-1]}.safetensors"] if self.hub else []
         return ([Path(urlparse(self.url).path).name] if self.url else hub) + list(self.more_names) + hub
 
 
 def find(name: str, source: Source) -> Path:
-    """The file with the weights of network `name`: in `data/weights/` or in the caches of torch and of the hub, else
-    downloaded into torch's. Without a network the answer comes soon.
+    """The file with the weights of network `name`: in `data/weights/` or in the caches of torch and of the
+    hub, else downloaded into torch's. Without a network the answer comes soon.
 
     Raises:
         WeightsMissing: nowhere to be had.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
-    folders, names = (WEIGHTS_DIR, PROJECT_DIR / WEIGHTS_DIR), [*source.names, f"{name}.pth", f"{name}.safetensors"]
+    folders, names = (WEIGHTS_DIR, PROJECT_DIR / WEIGHTS_DIR), \
+        [*source.names, f"{name}.pth", f"{name}.safetensors"]
     places = [folder / file for folder in folders for file in names] + [cache / file for file in source.names]
     in_hub = try_to_load_from_cache(source.hub, HUB_FILE) if source.hub else None     # no text: not there
     places += [Path(in_hub)] if isinstance(in_hub, str) else []
@@ -76,8 +78,8 @@ def find(name: str, source: Source) -> Path:
     except Exception as why:      # urllib, ssl and the disk each raise their own
         said = (str(why).strip() or type(why).__name__).splitlines()[0][:100]
         raise WeightsMissing(name, f"not on this machine, and the download failed ({said})",
-                             f"Get {source.address or 'the weights'} and put it at {WEIGHTS_DIR / names[0]}, or name a "
-                             "file with --weights_path.") from why
+                             f"Get {source.address or 'the weights'} and put it at {WEIGHTS_DIR / names[0]}, "
+                             "or name a file with --weights_path.") from why
 
 
 def _ask(address: str) -> None:
@@ -129,12 +131,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} holds no state dict (a dict of tensors by name).")
-    return {name.removeprefix("module."): value for name, value in state.items()}       # saved from DataParallel
+    return {name.removeprefix("module."): value for name, value in state.items()}   # saved from DataParallel
 
 
 # torchvision's DenseNet files still bear the names of 2017: `denselayer1.norm.1.weight`.
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
-_ONLY_TRAINED = re.compile(r"(aux[12]|AuxLogits)\.")        # the heads that GoogLeNet and Inception have in training
+_ONLY_TRAINED = re.compile(r"(aux[12]|AuxLogits)\.")        # the heads that GoogLeNet and Inception have
+                                                            # in training
 
 
 def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
@@ -150,10 +153,12 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str | Pa
     problems = {"missing": [name for name in own if name not in state and name not in counters],
                 "unknown": [name for name in state if name not in own],
                 "of another shape": [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-                                     for name in own if name in state and state[name].shape != own[name].shape]}
+                                     for name in own
+                                     if name in state and state[name].shape != own[name].shape]}
     said = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
             for what, names in problems.items() if names]
     if said:
-        raise UserError(f"the weights in {origin} are not those of {type(network).__name__} as it was asked for: "
-                        f"{'; '.join(said)}; it wants exactly its own {len(own) - len(counters)} tensors.")
+        raise UserError(f"the weights in {origin} are not those of {type(network).__name__} as it was asked "
+                        f"for: {'; '.join(said)}; it wants exactly its own {len(own) - len(counters)} "
+                        "tensors.")
     network.load_state_dict(state, strict=False)      # strict by the check above, but for the counters
