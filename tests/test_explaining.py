@@ -123,5 +123,16 @@ def test_no_pictures_and_inference_mode(kind, request):
         assert torch.equal(iia.explain(network, x.clone(), 0, steps=2), wanted)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("kind", ["vgg", "vit"])
+def test_a_network_is_wrapped_and_asked_inside_any_mode(kind, mode, request):
+    """The predicted class of a network of the user's own, which is wrapped on the way."""
+    network, x = request.getfixturevalue(kind), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    wanted, heat = network(x).argmax(1), iia.explain(network, x, 0, steps=2)
+    with mode():
+        assert torch.equal(iia.predict(network, x), wanted)
+        assert torch.equal(iia.explain(iia.wrap(network), x, 0, steps=2), heat)
+
+
 def test_a_timm_network_brings_its_normalisation():
     assert iia.wrap(timm.create_model("tf_efficientnet_lite0")).mean == (0.5, 0.5, 0.5)

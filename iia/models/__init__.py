@@ -2,6 +2,7 @@
 
 import weakref
 
+import torch
 from torch import nn
 
 from ..datasets.pictures import for_channels
@@ -18,6 +19,7 @@ SIZES = (224, 32, 28, 64, 96, 128, 256, 384, 512, 299)      # of pictures, tried
                                                             # say its own
 
 
+@torch.inference_mode(False)           # there is no gradient inside that mode, and wrap looks at one
 def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None, std: tuple | None = None,
          precision: str = "fp32", image_size: int | tuple[int, int] | None = None,
          in_chans: int | None = None, labels: list[str] | None = None) -> CNN | ViT:

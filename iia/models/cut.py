@@ -70,11 +70,11 @@ def find_layers(whole: Snapshot, x: Tensor) -> list[Layer]:
     with ONE_AT_A_TIME, torch.enable_grad(), Hooked(hooks):
         x = x.detach().clone().requires_grad_()
         logits = logits_of(whole.network(x))       # all rows at once, even where they mix
-    try:
-        torch.autograd.grad(logits.sum(), x, retain_graph=True)
-        nodes = dominators(logits.grad_fn)
-    except (RuntimeError, NotImplementedError):
-        nodes = []
+        try:
+            torch.autograd.grad(logits.sum(), x, retain_graph=True)
+            nodes = dominators(logits.grad_fn)
+        except (RuntimeError, NotImplementedError):
+            nodes = []
     if not nodes:
         raise UserError(f"{whole.name} has no gradient from its logits to its pictures (it is quantised, or "
                         "detaches them); give the network in floating point.")

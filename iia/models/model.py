@@ -47,6 +47,7 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
+    @torch.inference_mode(False)
     def sized(self, shape: tuple[int, int, int]) -> "Model":
         """This model for pictures of another size: the layers are looked for, and everything is proven, anew.
 
