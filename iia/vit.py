@@ -1,18 +1,21 @@
 """IIA for vision transformers, its ablations, and gradient rollout (METHOD.md, section 6).
 
 Every operation is a function (model, x, y, how) -> raw maps: normalised pictures x [B, 3, H, W] and
-classes y [B] in, maps [B, grid, grid] out. A_b is block b's attention after softmax, G_b = ∂f_y/∂A_b.
+classes y [B] in, maps [B, h, w] out. A_b is block b's attention after softmax, G_b = ∂f_y/∂A_b.
 
 What makes it fast: blocks before the last do not depend on the attention step, so they run forward
-once; the last block is computed for the class token's row only; no gradient of weights; the picture 0
+once; the last block is computed for the rows that are read only; no gradient of weights; the picture 0
 is the same for all pictures, so its contributions are computed once for each class.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .cnn import How
 from .integration import chunks, input_points, path_points
+from .models.attention import Passed
 from .models.model import Target, class_or_target
 from .models.vit import ViT
 
@@ -48,12 +51,12 @@ def ablation_attention(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     maps = []
     for rows in chunks(len(x), how.batch_size):
         with model.casting(x), torch.enable_grad():
-            tokens, recorded = model.record(x[rows], len(model.blocks) - 1)
-            last = model.attention(model.blocks[-1], tokens.detach(), model.read(tokens)).requires_grad_()
-            score = class_score(model, tokens, last, y[rows], how.target)
-            g, = torch.autograd.grad(score, last, retain_graph=True)
-            c = last_block_path(model, tokens, recorded, y[rows], how.steps, (last * g).relu().detach(),
-                                how.target)
+            at = model.passes.record(x[rows], len(model.blocks) - 1)
+            last = [A.detach().requires_grad_() for A in model.passes.own(at)]
+            score, _ = class_score(model, at, last, y[rows], how.target)
+            G = torch.autograd.grad(score, last, retain_graph=True)
+            end = [(A * g).relu().detach() for A, g in zip(last, G, strict=True)]
+            c = last_block_path(model, at, y[rows], how.steps, end, how.target)
         maps.append(gradient_rollout(model, c / (how.steps + 1)))
     return torch.cat(maps)
 
@@ -87,69 +90,67 @@ def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, ho
     return torch.stack([found[c] for c in y.tolist()])
 
 
-def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int,
-                    target: Target | None = None) -> Tensor:
-    """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths:
-    [P, blocks, N, N]."""
+def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, target: Target | None = None) -> Tensor:
+    """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths: [P, blocks, N, N]."""
     with model.casting(x), torch.enable_grad():
-        tokens, recorded = model.record(x, len(model.blocks) - levels + 1)
+        at = model.passes.record(x, len(model.blocks) - levels + 1)
         if levels == 2:
-            return last_block_path(model, tokens, recorded, y, n, target=target)
-        block = model.blocks[-2]
-        whole = model.attention(block, tokens.detach(), tokens.shape[1])      # A_{L−1}: [P, heads, N, N]
-        total = 0
+            return last_block_path(model, at, y, n, target=target)
+        whole, total = model.passes.own(at), 0                  # A_{L−1}: [P, heads, N, N]
         for a in path_points(n, x):
-            part = (a * whole).requires_grad_()
-            behind = model.through(block, tokens, part)
-            total = total + last_block_path(model, behind, [*recorded, part], y, n, target=target)
+            behind = model.passes.through(at, [(a * A).detach().requires_grad_() for A in whole])
+            total = total + last_block_path(model, behind, y, n, target=target)
         return total
 
 
-def last_block_path(model: ViT, tokens: Tensor, recorded: list[Tensor], y: Tensor, n: int,
-                    end: Tensor | None = None, target: Target | None = None) -> Tensor:
+def last_block_path(model: ViT, at: Passed, y: Tensor, n: int, end: list[Tensor] | None = None,
+                    target: Target | None = None) -> Tensor:
     """C averaged over heads, summed over the path (j/n)·A_L of the last block's attention.
 
     Args:
-        tokens: what enters the last block, [P, N, D], in the graph of the recorded attention.
-        recorded: A_0 .. A_{L−1}, [P, heads, N, N] each.
-        end: the path's end, [P, heads, read, N]; None for the last block's own attention A_L.
+        at: a pass of P rows that has come to the last block.
+        end: the path's end, [P, heads, read, N] (of each parallel part); None for the last block's own attention A_L.
 
     Returns:
         [P, blocks, N, N].
     """
-    block = model.blocks[-1]
-    end = model.attention(block, tokens.detach(), model.read(tokens)) if end is None else end
-    total = tokens.new_zeros(len(tokens), len(recorded) + 1, tokens.shape[1], tokens.shape[1],
-                             dtype=sum_dtype(tokens))
-    for a in path_points(n, end):
-        last = (a * end).detach().requires_grad_()
-        matrices = [*recorded, last]
-        score = class_score(model, tokens, last, y, target)
-        for b, (A, G) in enumerate(zip(matrices, torch.autograd.grad(score, matrices, retain_graph=True),
-                                       strict=True)):
-            total[:, b, :A.shape[2]] += G.mul_(A.detach()).relu_().mean(1)
+    end, total = model.passes.own(at) if end is None else end, 0
+    for a in path_points(n, end[0]):
+        score, matrices = class_score(model, at, [(a * A).detach().requires_grad_() for A in end], y, target)
+        G = torch.autograd.grad(score, matrices, retain_graph=True)
+        if isinstance(total, int):
+            N = matrices[0].shape[-1]
+            total = at.x.new_zeros(len(y), len(model.blocks), N, N, dtype=sum_dtype(at.x))
+        for A, g, b in zip(matrices, G, model.block_of, strict=True):
+            total[:, b, :A.shape[2]] += g.mul_(A.detach()).relu_().sum(1).div_(model.heads[b])
     return total
 
 
-def sum_dtype(tokens: Tensor) -> torch.dtype:
+def sum_dtype(x: Tensor) -> torch.dtype:
     """Contributions are summed in float32 at least."""
-    return torch.promote_types(tokens.dtype, torch.float32)
+    return torch.promote_types(x.dtype, torch.float32)
 
 
-def class_score(model: ViT, tokens: Tensor, last: Tensor, y: Tensor, target: Target | None = None) -> Tensor:
-    """Σ f_y (or of the target function) with the last block's attention replaced by `last`
-    [P, heads, read, N]."""
-    return class_or_target(model.head(model.through(model.blocks[-1], tokens, last)), y, target).sum()
+def class_score(model: ViT, at: Passed, last: list[Tensor], y: Tensor,
+                target: Target | None = None) -> tuple[Tensor, list[Tensor]]:
+    """Σ f_y (or of the target function) with the last block's attention replaced by `last` [P, heads, read, N], and all
+    matrices that it comes from."""
+    logits, matrices = model.passes.finish(at, last)
+    return class_or_target(logits, y, target).sum(), matrices
 
 
-def plain_run(model: ViT, x: Tensor, y: Tensor,
-              target: Target | None = None) -> tuple[list[Tensor], list[Tensor]]:
+def plain_run(model: ViT, x: Tensor, y: Tensor, target: Target | None = None) -> tuple[list[Tensor], list[Tensor]]:
     """Every block's attention and its gradient, A and G: [P, heads, N, N] each."""
     with model.casting(x), torch.enable_grad():
-        tokens, A = model.record(x, len(model.blocks))
-        score = class_or_target(model.head(tokens), y, target).sum()
-        G = torch.autograd.grad(score, A)
-    return [a.detach() for a in A], list(G)
+        logits, A = model.passes.plain(x)
+        G = torch.autograd.grad(class_or_target(logits, y, target).sum(), A)
+    return by_block(model, [a.detach() for a in A]), by_block(model, G)
+
+
+def by_block(model: ViT, matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The matrices of a block's parallel parts as more heads of that block."""
+    return [torch.cat([m for m, own in zip(matrices, model.block_of, strict=True) if own == b], 1)
+            for b in range(len(model.blocks))]
 
 
 def gradients_along_input(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
@@ -158,8 +159,7 @@ def gradients_along_input(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     for points, owner in input_points(x, n, how.batch_size, first=0):
         _, G = plain_run(model, points, y[owner], how.target)
         c = torch.stack([g.relu().mean(1) for g in G], 1)
-        total = (c.new_zeros(count, *c.shape[1:])
-                 if isinstance(total, int) else total).index_add_(0, owner, c)
+        total = (c.new_zeros(count, *c.shape[1:]) if isinstance(total, int) else total).index_add_(0, owner, c)
     return total / (n + 1)
 
 
@@ -177,10 +177,9 @@ def gradient_rollout(model: ViT, c: Tensor) -> Tensor:
 def read_row(model: ViT, factors: Tensor) -> Tensor:
     """The row of factors[:, -1] ··· factors[:, 0] that is read, patches only: [B, h, w].
 
-    It is the class token's; where the head pools the patches, the mean of their rows.
+    It is the class token's; where the head does not read it, the mean of the patches' rows.
     """
-    patches = model.grid[0] * model.grid[1]
-    row = factors[:, -1, -patches:].mean(1, keepdim=True) if model.pools else factors[:, -1, :1]  # [B, 1, N]
+    row = model.start(factors) @ factors[:, -1]                     # [B, N]
     for b in range(factors.shape[1] - 2, -1, -1):
-        row = row @ factors[:, b]
-    return row[:, 0, -patches:].unflatten(-1, model.grid)
+        row = (row[:, None] @ factors[:, b])[:, 0]
+    return row[:, -model.grid[0] * model.grid[1]:].unflatten(-1, model.grid)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..cnn import How
 from ..errors import UserError
 from ..integration import chunks
+from ..models.attention import tokens_into
 from ..models.vit import ViT
 from ..vit import read_row, plain_run
 
@@ -23,11 +24,11 @@ from ..vit import read_row, plain_run
 def t_attr(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     """C_b = mean_heads(max(0, Rel(A_b) ∘ G_b)); the class token's row of Π (C_b + I), b from 1.
 
-    x [B, 3, H, W] -> [B, grid, grid]. In the release the final LayerNorm has eps 1e-5.
+    x [B, 3, H, W] -> [B, h, w]. In the release the final LayerNorm has eps 1e-5.
     """
     if how.target is not None or model.pools or not model.by_rows:
-        raise UserError("t-attr follows a class back through plain linear layers to the class token; "
-                        "give classes, or another operation for this network.")
+        raise UserError("t-attr follows a class back to the class token through the blocks of timm's VisionTransformer; take "
+                        "another operation for a target function or another network.")
     eps = 1e-5 if how.definition == "release" else None
     maps = []
     for rows in chunks(len(x), how.batch_size):
@@ -48,7 +49,7 @@ def attention_relevance(model: ViT, x: Tensor, y: Tensor, eps: float | None = No
     Raises:
         UserError: a block's MLP has no known rule.
     """
-    tokens, passes = model.embed(x), []
+    tokens, passes = tokens_into(model.passes.whole, model.blocks[0], x), []
     for number, block in enumerate(model.blocks):
         if type(block.mlp) is not Mlp:
             raise UserError(f"t-attr has no rule for the MLP of block {number} ({type(block.mlp).__name__}).")
@@ -98,11 +99,11 @@ class BlockPass:
 
 def head_relevance(model: ViT, tokens: Tensor, y: Tensor, eps: float | None) -> Tensor:
     """The relevance of the last block's output tokens: what the head reads of them has it all."""
-    net, norm = model.network, model.network.norm
-    read = F.layer_norm(tokens[:, :model.read(tokens)], norm.normalized_shape, norm.weight, norm.bias,
-                        eps or norm.eps) \
-        if isinstance(norm, nn.LayerNorm) else norm(tokens[:, :model.read(tokens)])
-    heads = [net.head] if model.read(tokens) == 1 else [net.head, net.head_dist]
+    net, norm, count = model.network, model.network.norm, model.passes.read
+    read = tokens[:, :count]
+    read = F.layer_norm(read, norm.normalized_shape, norm.weight, norm.bias, eps or norm.eps) \
+        if isinstance(norm, nn.LayerNorm) else norm(read)
+    heads = [net.head] if count == 1 else [net.head, net.head_dist]
     read = net.fc_norm(read)
     logits = [head(read[:, i]) for i, head in enumerate(heads)]
     one_hot = F.one_hot(y, logits[0].shape[-1]).to(tokens.dtype)

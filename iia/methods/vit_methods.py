@@ -6,13 +6,13 @@ from torch import Tensor
 from ..cnn import How
 from ..integration import chunks
 from ..models.vit import ViT
-from ..vit import read_row, gradient_rollout, plain_run
+from ..vit import by_block, gradient_rollout, plain_run, read_row
 
 
 def gae(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     """Generic Attention Explainability (Chefer et al., ICCV 2021): R += mean_heads(max(0, A ∘ G)) · R.
 
-    That is the product of I + C_b, later blocks from the left. x [B, 3, H, W] -> [B, grid, grid].
+    That is the product of I + C_b, later blocks from the left. x [B, 3, H, W] -> [B, h, w].
     """
     maps = []
     for rows in chunks(len(x), how.batch_size):
@@ -25,11 +25,11 @@ def gae(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
 def rollout(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     """Attention rollout (Abnar & Zuidema, ACL 2020): Π_b rownorm(mean_heads(A_b) + I). The class plays no part.
 
-    x [B, 3, H, W] -> [B, grid, grid].
+    x [B, 3, H, W] -> [B, h, w].
     """
     maps = []
     for rows in chunks(len(x), how.batch_size):
         with torch.no_grad(), model.casting(x):
-            _, A = model.record(x[rows], len(model.blocks))
-        maps.append(gradient_rollout(model, torch.stack([a.detach().mean(1) for a in A], 1)))
+            _, A = model.passes.plain(x[rows])
+        maps.append(gradient_rollout(model, torch.stack([a.mean(1) for a in by_block(model, A)], 1)))
     return torch.cat(maps)
