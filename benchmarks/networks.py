@@ -88,13 +88,13 @@ def row(network: str, with_oracle: bool) -> dict:
         logits = net(x)
     try:
         model = iia.wrap(net, image_size=tuple(x.shape[-2:]))
-        way = model.way
         with torch.no_grad():
             off = float((model(x) - logits).abs().max() / logits.abs().max())
-        maps = {name: iia.explain(model, x, 0, name, steps=1) for name in ("iia", "iia-triple")}
+        what = {"target": lambda outputs: outputs[:, 0]} if model.headless else {"classes": 0}
+        maps = {name: iia.explain(model, x, operation=name, steps=1, **what) for name in ("iia", "iia-triple")}
     except iia.UserError as why:
         return {"outcome": "refused", "reason": str(why)}
-    found = {"way": way, "logits off": off}
+    found = {"way": model.way, "logits off": off}
     wrong = [] if off <= NEAR else [f"logits off by {off:.1e}"]
     wrong += [f"{name}: an empty map" for name, m in maps.items() if m.max() != 1]     # not finite: zeros
     if with_oracle and isinstance(model, iia.models.CNN):

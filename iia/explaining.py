@@ -12,9 +12,8 @@ from .errors import UserError, check_choice
 from .maps import finish
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS, Operation
 from .models import CNN, ViT, wrap
-from .models.cnn import Shared
-from .models.model import Model, Target
-from .models.snapshot import ONE_AT_A_TIME
+from .models.calls import ONE_AT_A_TIME
+from .models.model import Model, Shared, Target
 from .runs import with_halving
 
 

@@ -90,8 +90,10 @@ def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, ho
     return torch.stack([found[c] for c in y.tolist()])
 
 
-def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, target: Target | None = None) -> Tensor:
-    """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths: [P, blocks, N, N]."""
+def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int,
+                    target: Target | None = None) -> Tensor:
+    """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths:
+    [P, blocks, N, N]."""
     with model.casting(x), torch.enable_grad():
         at = model.passes.record(x, len(model.blocks) - levels + 1)
         if levels == 2:
@@ -109,7 +111,7 @@ def last_block_path(model: ViT, at: Passed, y: Tensor, n: int, end: list[Tensor]
 
     Args:
         at: a pass of P rows that has come to the last block.
-        end: the path's end, [P, heads, read, N] (of each parallel part); None for the last block's own attention A_L.
+        end: the path's end, [P, heads, read, N] of each parallel part; None for the last block's own A_L.
 
     Returns:
         [P, blocks, N, N].
@@ -133,13 +135,14 @@ def sum_dtype(x: Tensor) -> torch.dtype:
 
 def class_score(model: ViT, at: Passed, last: list[Tensor], y: Tensor,
                 target: Target | None = None) -> tuple[Tensor, list[Tensor]]:
-    """Σ f_y (or of the target function) with the last block's attention replaced by `last` [P, heads, read, N], and all
-    matrices that it comes from."""
+    """Σ f_y (or of the target function) with the last block's attention replaced by `last`
+    [P, heads, read, N], and all matrices that it comes from."""
     logits, matrices = model.passes.finish(at, last)
     return class_or_target(logits, y, target).sum(), matrices
 
 
-def plain_run(model: ViT, x: Tensor, y: Tensor, target: Target | None = None) -> tuple[list[Tensor], list[Tensor]]:
+def plain_run(model: ViT, x: Tensor, y: Tensor,
+              target: Target | None = None) -> tuple[list[Tensor], list[Tensor]]:
     """Every block's attention and its gradient, A and G: [P, heads, N, N] each."""
     with model.casting(x), torch.enable_grad():
         logits, A = model.passes.plain(x)
@@ -159,7 +162,8 @@ def gradients_along_input(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     for points, owner in input_points(x, n, how.batch_size, first=0):
         _, G = plain_run(model, points, y[owner], how.target)
         c = torch.stack([g.relu().mean(1) for g in G], 1)
-        total = (c.new_zeros(count, *c.shape[1:]) if isinstance(total, int) else total).index_add_(0, owner, c)
+        total = c.new_zeros(count, *c.shape[1:]) if isinstance(total, int) else total
+        total.index_add_(0, owner, c)
     return total / (n + 1)
 
 

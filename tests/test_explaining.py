@@ -5,7 +5,7 @@ import timm
 import torch
 
 import iia
-from iia.models.cnn import Shared
+from iia.models.model import Shared
 
 OPERATIONS = ("iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac")
 

@@ -15,7 +15,7 @@ import iia
 from iia.cnn import How
 from iia.methods import VIT_OPERATIONS
 from iia.methods.transformer_attribution import attention_relevance
-from iia.models.attention import NotAViT, tokens_into
+from iia.models.find_attention import NotAViT, tokens_into
 from iia.models.names import old_vit_small
 from iia.models.snapshot import take
 from iia.models.vit import ViT

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..cnn import How
 from ..errors import UserError
 from ..integration import chunks
-from ..models.attention import tokens_into
+from ..models.find_attention import tokens_into
 from ..models.vit import ViT
 from ..vit import read_row, plain_run
 
@@ -27,8 +27,9 @@ def t_attr(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
     x [B, 3, H, W] -> [B, h, w]. In the release the final LayerNorm has eps 1e-5.
     """
     if how.target is not None or model.pools or not model.by_rows:
-        raise UserError("t-attr follows a class back to the class token through the blocks of timm's VisionTransformer; take "
-                        "another operation for a target function or another network.")
+        raise UserError("t-attr follows a class back to the class token through the blocks of timm's "
+                        "VisionTransformer; take another operation for a target function or another "
+                        "network.")
     eps = 1e-5 if how.definition == "release" else None
     maps = []
     for rows in chunks(len(x), how.batch_size):
@@ -94,7 +95,8 @@ class BlockPass:
         normed2 = block.norm2(middle)
         hidden = mlp.norm(mlp.act(mlp.fc1(normed2)))
         branch2 = block.ls2(mlp.fc2(hidden))
-        return cls(tokens, normed1, q, k, v, A, mixed, branch1, middle, normed2, hidden, branch2, middle + branch2)
+        return cls(tokens, normed1, q, k, v, A, mixed, branch1, middle, normed2, hidden, branch2,
+                   middle + branch2)
 
 
 def head_relevance(model: ViT, tokens: Tensor, y: Tensor, eps: float | None) -> Tensor:
@@ -138,7 +140,8 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
 
 def linear_rule(layer: nn.Linear, x: Tensor, R: Tensor) -> Tensor:
     """α = 1, β = 0: x⁺ (w⁺ᵀ S) + x⁻ (w⁻ᵀ S), S = R / (x⁺w⁺ + x⁻w⁻), without the bias."""
-    w_plus, w_minus, x_plus, x_minus = layer.weight.clamp(min=0), layer.weight.clamp(max=0), x.clamp(min=0), x.clamp(max=0)
+    w_plus, w_minus = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+    x_plus, x_minus = x.clamp(min=0), x.clamp(max=0)
     S = divide(R, x_plus @ w_plus.T + x_minus @ w_minus.T)
     return x_plus * (S @ w_plus) + x_minus * (S @ w_minus)
 

@@ -23,7 +23,7 @@ def gae(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
 
 
 def rollout(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
-    """Attention rollout (Abnar & Zuidema, ACL 2020): Π_b rownorm(mean_heads(A_b) + I). The class plays no part.
+    """Attention rollout (Abnar & Zuidema, ACL 2020): Π_b rownorm(mean_heads(A_b) + I), whatever the class.
 
     x [B, 3, H, W] -> [B, h, w].
     """

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .cut import Hooked
-from .snapshot import ONE_AT_A_TIME, Snapshot
+from .snapshot import Snapshot
 
 Target = Callable[[Tensor], Tensor]
 
@@ -22,7 +21,8 @@ class Model(nn.Module):
         size: (height, width) of a picture. channels: of a picture.
         classes: how many it tells apart. labels: their names, or None.
         headless: whether the outputs are features, since no last layer makes classes of them.
-        way: how it is taken apart: "graph", "hooks" or "attention".
+        way: how its parts are run: "skipping" what lies before a layer, by "rows" of plain blocks, or "whole",
+            which is slow.
     """
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
@@ -36,7 +36,7 @@ class Model(nn.Module):
         # of the user's own modules
         self.modules_names: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._sizes: dict[tuple, Model] = {}
-        self.ran = modules_in_order(whole)
+        self.ran = [*(self.network.get_submodule(call.name) for call in whole.calls), self.network]
         self.headless = ends_without_head(whole.logits.shape[1], self.ran)
 
     @property
@@ -73,6 +73,24 @@ class Model(nn.Module):
         return self.labels[number] if self.labels else f"class {number}"
 
 
+class Shared:
+    """What operations on the same pictures need alike, kept up to a number of bytes (see `iia.sharing`)."""
+
+    def __init__(self, pictures: Tensor | None = None, room: int = 2**28) -> None:
+        self.pictures, self.room, self.kept = pictures, room, {}
+
+    def get(self, pictures: Tensor, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
+        """What `compute` returns, from memory where it was computed before for the shared pictures."""
+        if pictures is not self.pictures:
+            return compute()
+        if key in self.kept:
+            return self.kept[key]
+        value = compute()
+        if value.nbytes <= self.room:
+            self.kept[key], self.room = value, self.room - value.nbytes
+        return value
+
+
 def probabilities(logits: Tensor) -> Tensor:
     """Logits [N, classes] -> softmax; of a single logit the sigmoid."""
     return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
@@ -98,15 +116,6 @@ class Explained(nn.Module):
 def class_or_target(logits: Tensor, classes: Tensor, target: Target | None) -> Tensor:
     """f_y: the logits [N, classes] of the classes [N], or what `target` makes of the logits: [N]."""
     return logits.gather(1, classes[:, None])[:, 0] if target is None else target(logits)
-
-
-def modules_in_order(whole: Snapshot) -> list[nn.Module]:
-    """The network's modules in the order in which their calls end."""
-    ran: list[nn.Module] = []
-    hooks = {part: lambda module, *_: ran.append(module) for part in whole.network.modules()}
-    with ONE_AT_A_TIME, torch.no_grad(), Hooked(hooks):
-        whole(whole.probe[:1])
-    return ran
 
 
 def ends_without_head(classes: int, ran: list[nn.Module]) -> bool:

@@ -1,14 +1,17 @@
 """Quicker copies of a network. Whoever takes one compares it with the network first."""
 
 import copy
+from collections import Counter
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .cut import Hooked
+from .calls import Call
+from .copying import HOOKS
 from .fast_cpu import with_token_linears
+from .snapshot import Snapshot
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -18,34 +21,32 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, memo).eval()
 
 
-def quick_copy(whole: nn.Module, x: Tensor) -> nn.Module:
+def quick_copy(whole: Snapshot) -> nn.Module:
     """A copy whose batch norms are folded into their convolutions, whose weights lie channels last, and whose
     linear layers of tokens are quick ones (ConvNeXt's)."""
+    pairs = foldable(whole.network, whole.calls)
     whole = frozen_copy(whole)
-    parents = {child: (parent, name) for parent in whole.modules() for name, child in parent.named_children()}
-    for conv, norm in foldable(whole, x):
-        for old, new in ((conv, fuse_conv_bn_eval(conv, norm)), (norm, getattr(norm, "act", nn.Identity()))):
-            parent, name = parents[old]                           # timm's batch norms activate too
-            setattr(parent, name, new)
+    for conv, norm in pairs:
+        old = whole.network.get_submodule(norm)
+        put(whole.network, conv, fuse_conv_bn_eval(whole.network.get_submodule(conv), old))
+        put(whole.network, norm, getattr(old, "act", nn.Identity()))      # timm's batch norms activate too
     return with_token_linears(whole).to(memory_format=torch.channels_last)
 
 
-def foldable(whole: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each batch norm with the convolution whose very output it reads,
-    where both are plain and called once."""
-    calls: dict[nn.Module, list] = {}
-    plain = [part for part in whole.modules() if not part._forward_hooks and not part._forward_pre_hooks and (
-        type(part) is nn.Conv2d or isinstance(part, nn.BatchNorm2d) and part.running_mean is not None)]
+def put(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, module)
 
-    def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        calls.setdefault(module, []).append((inputs[0], output))
 
-    with torch.no_grad(), Hooked(dict.fromkeys(plain, note)):
-        whole(x[:1])
-    once = {module: seen[0] for module, seen in calls.items() if len(seen) == 1}
-    made = {id(output): conv for conv, (_, output) in once.items() if isinstance(conv, nn.Conv2d)}
-    return [(made[id(read)], norm) for norm, (read, _) in once.items()
-            if isinstance(norm, nn.BatchNorm2d) and id(read) in made]
+def foldable(network: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:
+    """The names of each convolution and of the batch norm that reads its very output, if both are plain and
+    called once."""
+    counts = Counter(call.name for call in calls)
+    modules = {call: network.get_submodule(call.name) for call in calls if counts[call.name] == 1}
+    plain = {call: part for call, part in modules.items() if not any(getattr(part, kind) for kind in HOOKS)}
+    made = {id(call.u): call.name for call, part in plain.items() if type(part) is nn.Conv2d}
+    return [(made[id(call.read)], call.name) for call, part in plain.items()
+            if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and id(call.read) in made]
 
 
 def half_copy(whole: nn.Module) -> nn.Module:

@@ -2,35 +2,38 @@
 
 import contextlib
 import copy
-import functools
-import threading
-import types
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
 
 from ..errors import UserError
+from .calls import ONE_AT_A_TIME, logits_of, trace
+from .copying import HOOKS, Place, detached_copy, remove, restore, watched
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures
-
-HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-ONE_AT_A_TIME = threading.RLock()          # tracing and hooks would disturb the passes of other threads
+from .recorder import Recorder
 
 
 class Snapshot(nn.Module):
     """A network with weights of its own, in eval mode: pictures [N, C, H, W] -> logits [N, classes].
 
-    `network` is the copy. `probe` are the random pictures on which everything is proven, `logits` what the
-    user's own network says of them. In bfloat16 and half networks the copy computes in float32.
+    Attributes:
+        network: the copy, in float32 where the user's is in bfloat16 or half.
+        probe, logits: the random pictures on which all is proven, and what the user's network says of them.
+        calls, attends: of a pass of the first of them, its calls and how many attention matrices were seen.
+        alone: whether rows run one by one, since they would mix (a batch norm without statistics).
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.name, self.alone = network, name, False
 
     def forward(self, x: Tensor) -> Tensor:
-        return logits_of(self.network(x))
+        return self.by_rows(lambda rows: logits_of(self.network(rows)), x)
+
+    def by_rows(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """run(x), or its rows one by one."""
+        return torch.cat([run(row) for row in x.split(1)]) if self.alone else run(x)
 
     @torch.no_grad()
     def sized(self, shape: tuple[int, int, int]) -> "Snapshot":
@@ -38,42 +41,23 @@ class Snapshot(nn.Module):
         other = copy.copy(self)
         other.probe = probe_pictures(shape, next(p for p in self.parameters() if p.is_floating_point()))
         other.logits = other(other.probe)
+        other.look()
         return other
 
-
-class OneByOne(nn.Module):
-    """Runs a network, whose rows would otherwise mix (a batch norm without statistics), a row at a time."""
-
-    def __init__(self, whole: nn.Module) -> None:
-        super().__init__()
-        self.whole = whole
-
-    @classmethod
-    def of(cls, whole: Snapshot) -> "OneByOne":
-        """A snapshot that runs a row at a time."""
-        made = cls(whole)
-        made.network, made.probe, made.name = whole.network, whole.probe, whole.name
-        made.logits = made(made.probe)
-        return made
-
     @torch.no_grad()
-    def sized(self, shape: tuple[int, int, int]) -> "OneByOne":
-        """As a snapshot's."""
-        return OneByOne.of(self.whole.sized(shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.whole(row) for row in x.split(1)])
-
-
-def logits_of(output: object) -> Tensor:
-    """The logits [N, classes] in what a network returned: a tensor, or an object with `.logits`."""
-    found = output if isinstance(output, (Tensor, fx.Proxy)) else getattr(output, "logits", None)
-    if found is None and isinstance(output, dict):
-        found = output.get("logits")
-    if found is None:
-        raise UserError(f"the network returns {type(output).__name__}, which is no tensor and has no logits; "
-                        "wrap it in a module that returns the logits [N, classes].")
-    return found
+    def look(self) -> None:
+        """Note `calls`, `attends` and whether rows run `alone`."""
+        seen: list[int] = []
+        try:
+            with Recorder(lambda A: seen.append(len(A)) or A):
+                logits, self.calls = trace(self.network, self.probe[:1])
+        except Exception:                  # it does something with attention that is no torch function's
+            seen.clear()
+            logits, self.calls = trace(self.network, self.probe[:1])
+        self.attends = len(seen)
+        if difference(logits, self.logits[:1]) > TOLERANCE:
+            self.alone = True
+            self.logits = self(self.probe)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -105,23 +89,18 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
     network = unwrapped(network)
     name = type(network).__name__
     with ONE_AT_A_TIME, torch.no_grad():
-        whole, hooks = Snapshot(detached_copy(network)), {}
+        whole = Snapshot(detached_copy(network), name)
         like = next((p for p in whole.parameters() if p.is_floating_point()), torch.empty(0))
-        for module, kind, key in all_hooks(whole.network):
-            hooks[module, kind, key] = getattr(module, kind)[key] = Witness(getattr(module, kind)[key])
-        probe, logits = first_pass(whole, shapes, like, says, name)
-        if hooks:
-            run_on_extremes(whole, probe)
-        idle = [place for place, witness in hooks.items() if not witness.acts]
-        for (module, kind, key), witness in hooks.items():
-            getattr(module, kind)[key] = witness.hook
-        muted = remove(whole.network, idle) if idle else []
-        if idle and difference(whole(probe), logits) > 0:     # a recorder that writes behind autograd's back
-            for module, kind, key, hook in muted:
-                getattr(module, kind)[key] = hook
-            idle = []
-        places = [(names(whole.network)[module], kind, key) for module, kind, key in idle]
-        own = users_logits(network, probe, places)
+        with watched(whole.network) as hooks:
+            probe, logits = first_pass(whole, shapes, like, says)
+            if hooks:
+                run_on_extremes(whole, probe)
+        recorders = [place for place, witness in hooks.items() if not witness.acts]
+        silent = remove(whole.network, recorders)
+        if recorders and difference(whole(probe), logits) > 0:     # one writes behind autograd's back
+            restore(silent)
+            recorders = []
+        own = users_logits(network, probe, recorders)
         half = like.dtype in (torch.bfloat16, torch.float16)
         if half:
             whole.float()
@@ -134,14 +113,13 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
             raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it "
                             f"answers differently each time (by {difference(logits, own):.2g} of its "
                             "largest logit).")
-        whole.probe, whole.logits, whole.name = probe, logits if half else own, name
-        if difference(OneByOne(whole)(probe), logits) > TOLERANCE:
-            return OneByOne.of(whole)
+        whole.probe, whole.logits = probe, logits if half else own
+        whole.look()
     return whole
 
 
-def first_pass(whole: Snapshot, shapes: list, like: Tensor, says: tuple[int, int] | None,
-               name: str) -> tuple[Tensor, Tensor]:
+def first_pass(whole: Snapshot, shapes: list, like: Tensor,
+               says: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
     """The probe of the first shape that the network reads, and its logits."""
     why = None
     for shape in shapes:
@@ -154,7 +132,7 @@ def first_pass(whole: Snapshot, shapes: list, like: Tensor, says: tuple[int, int
             why = why or error
     said = (str(why).splitlines() or [type(why).__name__])[0][:150]
     own = f", {says[0]} x {says[1]} by its own word" if says else ""
-    raise UserError(f"{name} does not read pictures of {' x '.join(map(str, shapes[0]))} "
+    raise UserError(f"{whole.name} does not read pictures of {' x '.join(map(str, shapes[0]))} "
                     f"({said.rstrip('.')}). Give pictures that it reads{own}, or image_size and in_chans "
                     "to iia.wrap.") from why
 
@@ -167,124 +145,19 @@ def run_on_extremes(whole: Snapshot, probe: Tensor) -> None:
             whole(strength * probe)
 
 
-def detached_copy(network: nn.Module) -> nn.Module:
-    """A deep copy in eval mode: weights of its own without gradients, hooks with closures of their own.
+@torch.no_grad()
+def users_logits(network: nn.Module, probe: Tensor, silent: list[Place]) -> Tensor:
+    """What the user's own network says of the probe, in eval mode and without the hooks `silent`.
 
-    Hooks on gradients are left out: they change what is asked, not the network.
+    It is left as it was.
     """
-    memo: dict[int, object] = {}
-    for module in network.modules():
-        for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
-            if isinstance(tensor, Tensor) and id(tensor) not in memo:
-                values = tensor.detach().clone()
-                frozen = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if frozen else values
-        for kind in HOOKS:
-            memo |= {id(hook): hook for hook in getattr(module, kind).values()}
-        memo |= {id(getattr(module, kind)): {} for kind in ("_backward_hooks", "_backward_pre_hooks")}
-    try:
-        copied = copy.deepcopy(network, memo).eval()
-    except Exception as why:                # locks, files, generators: whatever a module may hold
-        said = (str(why).splitlines() or [""])[0][:120]
-        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {said}); "
-                        "take what cannot be copied out of it.") from why
-    memo |= {id(module): module for module in copied.modules()}
-    for hook_id in [key for key, value in memo.items()
-                    if key == id(value) and not isinstance(value, nn.Module)]:
-        del memo[hook_id]                   # the hooks, which stood for themselves until now
-    for module in copied.modules():
-        for kind in HOOKS:
-            hooks = getattr(module, kind)
-            for key in hooks:
-                hooks[key] = own_copy(hooks[key], memo)
-        for name, value in vars(module).items():
-            if isinstance(value, (types.FunctionType, types.MethodType)):    # a forward of this object's own
-                vars(module)[name] = own_copy(value, memo)
-    return copied
-
-
-def own_copy(value: object, memo: dict) -> object:
-    """A copy of a hook, or of what it knows, so that it records nowhere;
-    parts that cannot be copied are shared."""
-    if id(value) in memo:
-        return memo[id(value)]
-    if isinstance(value, types.FunctionType):
-        made = types.FunctionType(value.__code__, dict(value.__globals__), value.__name__, value.__defaults__,
-                                  tuple(types.CellType() for _ in value.__closure__ or ()))
-        made.__kwdefaults__ = value.__kwdefaults__
-        memo[id(value)] = made              # before what it knows, which may be itself
-        for cell, old in zip(made.__closure__ or (), value.__closure__ or ()):
-            cell.cell_contents = own_copy(old.cell_contents, memo)
-        for name in set(value.__code__.co_names) & set(value.__globals__):
-            known = value.__globals__[name]
-            if not isinstance(known, (types.ModuleType, types.FunctionType, type)):
-                made.__globals__[name] = own_copy(known, memo)
-        return made
-    if isinstance(value, types.MethodType):
-        return types.MethodType(own_copy(value.__func__, memo), own_copy(value.__self__, memo))
-    if isinstance(value, functools.partial):
-        return functools.partial(own_copy(value.func, memo), *(own_copy(part, memo) for part in value.args),
-                                 **{name: own_copy(part, memo) for name, part in value.keywords.items()})
-    if isinstance(value, types.BuiltinMethodType) \
-            and not isinstance(value.__self__, (types.ModuleType, type(None))):
-        return getattr(own_copy(value.__self__, memo), value.__name__)          # [].append
-    trial = dict(memo)
-    tensors = [leaf for leaf in tree_leaves([value, getattr(value, "__dict__", None)])
-               if isinstance(leaf, Tensor)]
-    trial |= {id(tensor): tensor.detach().clone() for tensor in tensors if id(tensor) not in trial}
-    try:
-        made = copy.deepcopy(value, trial)
-        memo.update(trial)
-        return made
-    except Exception:                       # a lock, a file
-        if not hasattr(value, "__dict__") or isinstance(value, type):
-            return value
-    memo[id(value)] = made = copy.copy(value)
-    vars(made).update({name: own_copy(part, memo) for name, part in vars(value).items()})
-    return made
-
-
-class Witness:
-    """A hook, and whether it ever changed anything: returned a value, or wrote to what it was given."""
-
-    def __init__(self, hook: Callable) -> None:
-        self.hook, self.acts = hook, type(hook).__module__.startswith("torch.nn.utils")  # these write weights
-
-    def __call__(self, module: nn.Module, *given: object) -> object:
-        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
-        before = [tensor._version for tensor in tensors]
-        answer = self.hook(module, *given)
-        self.acts |= answer is not None or before != [tensor._version for tensor in tensors]
-        return answer
-
-
-def all_hooks(network: nn.Module) -> list[tuple[nn.Module, str, int]]:
-    return [(module, kind, key) for module in network.modules() for kind in HOOKS
-            for key in getattr(module, kind)]
-
-
-def names(network: nn.Module) -> dict[nn.Module, str]:
-    return {module: name for name, module in network.named_modules()}
-
-
-def remove(network: nn.Module, places: list) -> list:
-    return [(module, kind, key, getattr(module, kind).pop(key)) for module, kind, key in places]
-
-
-def users_logits(network: nn.Module, probe: Tensor, idle: list[tuple[str, str, int]]) -> Tensor:
-    """What the user's own network says of the probe, in eval mode, its recorders silent;
-    it is left as it was."""
     training = [module for module in network.modules() if module.training]
-    places = [(network.get_submodule(name), kind, key) for name, kind, key in idle]
-    before = {(module, kind): dict(getattr(module, kind)) for module, kind, _ in places}
+    removed = remove(network, silent)
     try:
         for module in training:
             module.training = False
-        remove(network, places)
         return logits_of(network(probe)).detach().clone()
     finally:
         for module in training:
             module.training = True
-        for (module, kind), hooks in before.items():
-            getattr(module, kind).clear()
-            getattr(module, kind).update(hooks)
+        restore(removed)

@@ -1,16 +1,18 @@
 """A transformer over patches whose attention can be recorded and replaced (METHOD.md, section 6)."""
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .attention import AnyPass, Found, NotAViT, Passed, Recorder, find
+from .attention import AnyPass, Passed
+from .calls import ONE_AT_A_TIME, forget
+from .copying import HOOKS
 from .fast_cpu import linear, with_token_linears
+from .find_attention import Found, NotAViT, find
 from .model import Model
 from .quick import frozen_copy
-from .snapshot import HOOKS, ONE_AT_A_TIME, Snapshot
+from .snapshot import Snapshot
 
 
 class ViT(Model):
@@ -27,25 +29,23 @@ class ViT(Model):
 
     upsampling = "bilinear"     # of a raw map to the picture's size (METHOD.md, section 5)
     default_steps = 5           # n, as in the release
-    way = "attention"
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
                  labels: list[str] | None = None) -> None:
-        attends: list[int] = []
+        if whole.attends < 2:                  # a CNN is told without a pass of its own
+            raise NotAViT(f"{whole.name} shows no attention between patches")
+        super().__init__(whole, name, mean, std, precision, labels)
         try:
-            with Recorder(lambda A: attends.append(len(A)) or A):        # a CNN is told without a pass of its own
-                super().__init__(whole, name, mean, std, precision, labels)
-            if len(attends) < 2:
-                raise NotAViT(f"{whole.name} shows no attention between patches")
             found = find(whole)
         except UserError:
             raise
         except Exception as why:          # whatever a network does with attention that is no torch function's
-            raise NotAViT(f"{whole.name} does not run with its attention recorded ({type(why).__name__})") from why
+            raise NotAViT(f"{whole.name} does not run with its attention recorded "
+                          f"({type(why).__name__})") from why
         self.grid, self.block_of, self.heads = found.grid, found.block_of, found.heads
         patches = self.grid[0] * self.grid[1]
         prefix = len(found.read) - patches
-        self.first = next((token for token in range(prefix) if found.read[token]), None)     # the class token, if it is read
+        self.first = next((token for token in range(prefix) if found.read[token]), None)    # the class token
         self.pools = any(found.read[prefix:])
         self.contributions_at_zero: dict[tuple, Tensor] = {}                       # see iia/vit.py
         self.passes = AnyPass(whole, found.blocks, found.block_of, len(found.read))
@@ -54,17 +54,24 @@ class ViT(Model):
             self.passes, self.network = quick, quick.whole.network
         else:
             self.passes.replays = self.passes.is_right()
+        self.way = "rows" if self.by_rows else "skipping" if self.passes.replays else "whole"
+        forget(whole.calls)
 
     @property
     def blocks(self) -> list[nn.Module]:
         return list(self.passes.blocks)
 
     def start(self, like: Tensor) -> Tensor:
-        """Where rollout starts, weights [N] of the last block's tokens that sum to 1: the class token if the head
-        reads it, else all patches alike."""
+        """Where rollout starts: weights [N] of the last block's tokens, which sum to 1.
+
+        All on the class token if the head reads it, else the patches alike.
+        """
         weights, patches = like.new_zeros(like.shape[-1]), self.grid[0] * self.grid[1]
-        weights[-patches:] = 1 / patches
-        return weights if self.first is None else F.one_hot(torch.tensor(self.first), len(weights)).to(weights)
+        if self.first is None:
+            weights[-patches:] = 1 / patches
+        else:
+            weights[self.first] = 1
+        return weights
 
     def cut(self, layer: int | str, of_map: bool = True) -> int:
         """IIA for ViTs always ends at the last block: the only layer is "last", or its number."""
@@ -94,8 +101,8 @@ def is_plain(network: nn.Module) -> bool:
 class RowPass(AnyPass):
     """Passes of timm's plain blocks, whose last ones are taken apart by the rows of their weights.
 
-    The logits depend on the last block only through the tokens that the head reads, none behind the first `read`. So it
-    is computed for those rows alone.
+    The logits depend on the last block only through the tokens that the head reads, none behind the first
+    `read`. So it is computed for those rows alone.
     """
 
     def __init__(self, whole: Snapshot, found: Found) -> None:

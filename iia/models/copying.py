@@ -1,0 +1,138 @@
+"""A copy of a network that shares nothing with it, not even what its hooks write to."""
+
+import contextlib
+import copy
+import functools
+import types
+from collections.abc import Callable, Iterator
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import UserError
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+Place = tuple[str, str, int]               # of a hook: its module's name, before or after the call, its key
+
+
+def detached_copy(network: nn.Module) -> nn.Module:
+    """A deep copy in eval mode: weights of its own without gradients, hooks with closures of their own.
+
+    Hooks on gradients are left out: they change what is asked, not the network.
+    """
+    memo: dict[int, object] = {}
+    for module in network.modules():
+        for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                values = tensor.detach().clone()
+                frozen = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if frozen else values
+        for kind in HOOKS:
+            memo |= {id(hook): hook for hook in getattr(module, kind).values()}
+        memo |= {id(getattr(module, kind)): {} for kind in ("_backward_hooks", "_backward_pre_hooks")}
+    try:
+        copied = copy.deepcopy(network, memo).eval()
+    except Exception as why:                # locks, files, generators: whatever a module may hold
+        said = (str(why).splitlines() or [""])[0][:120]
+        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {said}); "
+                        "take what cannot be copied out of it.") from why
+    memo |= {id(module): module for module in copied.modules()}
+    for hook_id in [key for key, value in memo.items()
+                    if key == id(value) and not isinstance(value, nn.Module)]:
+        del memo[hook_id]                   # the hooks, which stood for themselves until now
+    for module in copied.modules():
+        for kind in HOOKS:
+            hooks = getattr(module, kind)
+            for key in hooks:
+                hooks[key] = own_copy(hooks[key], memo)
+        for name, value in vars(module).items():
+            if isinstance(value, (types.FunctionType, types.MethodType)):    # a forward of this object's own
+                vars(module)[name] = own_copy(value, memo)
+    return copied
+
+
+def own_copy(value: object, memo: dict) -> object:
+    """A copy of a hook, or of what it knows, so that it records nowhere;
+    parts that cannot be copied are shared."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, types.FunctionType):
+        made = types.FunctionType(value.__code__, dict(value.__globals__), value.__name__, value.__defaults__,
+                                  tuple(types.CellType() for _ in value.__closure__ or ()))
+        made.__kwdefaults__ = value.__kwdefaults__
+        memo[id(value)] = made              # before what it knows, which may be itself
+        for cell, old in zip(made.__closure__ or (), value.__closure__ or ()):
+            cell.cell_contents = own_copy(old.cell_contents, memo)
+        for name in set(value.__code__.co_names) & set(value.__globals__):
+            known = value.__globals__[name]
+            if not isinstance(known, (types.ModuleType, types.FunctionType, type)):
+                made.__globals__[name] = own_copy(known, memo)
+        return made
+    if isinstance(value, types.MethodType):
+        return types.MethodType(own_copy(value.__func__, memo), own_copy(value.__self__, memo))
+    if isinstance(value, functools.partial):
+        return functools.partial(own_copy(value.func, memo), *(own_copy(part, memo) for part in value.args),
+                                 **{name: own_copy(part, memo) for name, part in value.keywords.items()})
+    if isinstance(value, types.BuiltinMethodType) \
+            and not isinstance(value.__self__, (types.ModuleType, type(None))):
+        return getattr(own_copy(value.__self__, memo), value.__name__)          # [].append
+    trial = dict(memo)
+    tensors = [leaf for leaf in tree_leaves([value, getattr(value, "__dict__", None)])
+               if isinstance(leaf, Tensor)]
+    trial |= {id(tensor): tensor.detach().clone() for tensor in tensors if id(tensor) not in trial}
+    try:
+        made = copy.deepcopy(value, trial)
+        memo.update(trial)
+        return made
+    except Exception:                       # a lock, a file
+        if not hasattr(value, "__dict__") or isinstance(value, type):
+            return value
+    memo[id(value)] = made = copy.copy(value)
+    vars(made).update({name: own_copy(part, memo) for name, part in vars(value).items()})
+    return made
+
+
+# ------------------------------------------------------------------------------- hooks that only record
+
+class Witness:
+    """A hook, and whether it ever changed anything: returned a value, or wrote to what it was given."""
+
+    def __init__(self, hook: Callable) -> None:
+        self.hook, self.acts = hook, type(hook).__module__.startswith("torch.nn.utils")  # these write weights
+
+    def __call__(self, module: nn.Module, *given: object) -> object:
+        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        before = [tensor._version for tensor in tensors]
+        answer = self.hook(module, *given)
+        self.acts |= answer is not None or before != [tensor._version for tensor in tensors]
+        return answer
+
+
+@contextlib.contextmanager
+def watched(network: nn.Module) -> Iterator[dict[Place, Witness]]:
+    """While the block runs, a witness stands for each hook."""
+    hooks = {}
+    for name, module in network.named_modules():
+        for kind in HOOKS:
+            for key, hook in getattr(module, kind).items():
+                hooks[name, kind, key] = getattr(module, kind)[key] = Witness(hook)
+    try:
+        yield hooks
+    finally:
+        for (name, kind, key), witness in hooks.items():
+            getattr(network.get_submodule(name), kind)[key] = witness.hook
+
+
+def remove(network: nn.Module, places: list[Place]) -> list[tuple[dict, dict]]:
+    """Take hooks away. Returns what `restore` wants: each dictionary of hooks with what it held."""
+    changed = [getattr(network.get_submodule(name), kind) for name, kind, _ in places]
+    before = [(hooks, dict(hooks)) for hooks in changed]
+    for hooks, (_, _, key) in zip(changed, places, strict=True):
+        del hooks[key]
+    return before
+
+
+def restore(before: list[tuple[dict, dict]]) -> None:
+    for hooks, held in before:
+        hooks.clear()
+        hooks.update(held)

@@ -1,0 +1,159 @@
+"""The attention over patches that a network has, as one of its passes shows it (METHOD.md, section 6)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .calls import Left, answering, first_tensor
+from .proof import same
+from .recorder import Recorder
+from .snapshot import Snapshot
+
+PREFIX = 32      # the most tokens before the patches: of classes, of distillation, registers
+
+
+class NotAViT(UserError):
+    """The network has no attention over patches that can be recorded and replaced; perhaps it is a CNN."""
+
+
+def by_heads(A: Tensor, pictures: int) -> Tensor | None:
+    """An attention matrix as [B, heads, N, N]; None where it is not between all tokens of each picture."""
+    per_picture = len(A) == pictures or A.ndim == 3 and len(A) % pictures == 0
+    return A.reshape(pictures, -1, *A.shape[-2:]) if per_picture and A.shape[-1] == A.shape[-2] else None
+
+
+@dataclass
+class Found:
+    """A network's attention over patches.
+
+    blocks: the modules that hold it, in order. block_of: the number of the block of each matrix of a pass.
+    heads: of each block. grid: (h, w) of the patches. read: which of the last N tokens the logits read.
+    """
+    blocks: list[nn.Module]
+    block_of: list[int]
+    heads: list[int]
+    grid: tuple[int, int]
+    read: list[bool]
+
+
+@dataclass
+class Matrix:
+    """An attention matrix, [B, heads, N, N] or None, and the modules around it with what they read."""
+    A: Tensor | None
+    around: list[tuple[nn.Module, Tensor | None]]
+
+
+def find(whole: Snapshot) -> Found:
+    """The attention over patches, as a pass of the probe shows it.
+
+    Raises:
+        NotAViT: there is none, or the pass in which it is written out gives other logits.
+    """
+    x, around, calls, grids = whole.probe, [], [], []
+
+    def inside(module: nn.Module, call: Callable, *args: object, **kwargs: object) -> object:
+        around.append((module, first_tensor((*args, *kwargs.values()))))
+        try:
+            output = call(*args, **kwargs)
+        finally:
+            around.pop()
+        if isinstance(module, nn.Conv2d) and not calls:
+            grids.append(tuple(output.shape[-2:]))
+        return output
+
+    def see(A: Tensor) -> Tensor:
+        own = by_heads(A, len(x))
+        own = own if own is None else own.detach().requires_grad_()
+        calls.append(Matrix(own, list(around)))
+        return A if own is None else own.reshape(A.shape)
+
+    answers = {module: partial(inside, module) for module in whole.network.modules()}
+    with torch.enable_grad(), Recorder(see), answering(answers):
+        logits = whole(x)
+    sizes = [0 if call.A is None else call.A.shape[-1] for call in calls]
+    main = list(takewhile(lambda size: size == sizes[0] > 1, sizes))
+    if len(main) < 2 or any(size > 1 for size in sizes[len(main):]):
+        raise NotAViT(f"{whole.name} shows no attention between all its patches in "
+                      f"{'every' if calls else 'any'} block")
+    tokens, calls = main[0], calls[:len(main)]
+    if not same(logits.detach(), whole.logits):
+        raise NotAViT(f"{whole.name} computes something else when its attention is written out")
+    blocks, block_of = blocks_of(calls, tokens)
+    if len(blocks) < 2:
+        raise NotAViT(f"{whole.name} has attention, but no row of blocks, each with its own over tokens")
+    grid = grid_of(tokens, grids, tuple(x.shape[-2:]))
+    if grid is None or not in_place(whole, blocks[0], tokens, grid):
+        raise NotAViT(f"{whole.name} attends between {tokens} tokens that do not lie as the "
+                      "picture's patches do")
+    ends = [call.A for call, block in zip(calls, block_of) if block == len(blocks) - 1]
+    weights = torch.arange(logits.shape[1], device=x.device).cos() + 2    # no sum over classes is constant
+    rows = torch.cat(torch.autograd.grad((logits * weights).sum(), ends), 1).abs().amax((0, 1, 3))
+    heads = [sum(call.A.shape[1] for call, own in zip(calls, block_of) if own == block)
+             for block in range(len(blocks))]
+    return Found(blocks, block_of, heads, grid, (rows > 0).tolist())
+
+
+def blocks_of(calls: list[Matrix], tokens: int) -> tuple[list[nn.Module], list[int]]:
+    """The outermost modules with one attention each, and each matrix's block.
+
+    Those that read the very same tensor are parallel: one block. There are no blocks where a module attends
+    twice, or reads no tokens [B, N, D] or [N, B, D].
+    """
+    held = [module for call in calls for module, _ in call.around]
+    block_of, before, blocks = [], None, []
+    for call in calls:
+        own = next(((module, read) for module, read in call.around if held.count(module) == 1), None)
+        if own is None or own[1] is None or own[1].ndim != 3 or tokens not in own[1].shape[:2]:
+            return [], []
+        block_of.append(block_of[-1] + (own[1] is not before) if block_of else 0)
+        before = own[1]
+    for block in range(block_of[-1] + 1):
+        size, call = block_of.count(block), calls[block_of.index(block)]
+        blocks.append(next((module for module, _ in call.around if held.count(module) == size), None))
+    return ([], []) if None in blocks else (blocks, block_of)
+
+
+def grid_of(tokens: int, grids: list[tuple[int, int]], size: tuple[int, int]) -> tuple[int, int] | None:
+    """(h, w): the last convolution's before the blocks that leaves at most PREFIX other tokens, else of the
+    picture's shape."""
+    H, W = size
+    for patches in range(tokens, max(1, tokens - PREFIX - 1), -1):
+        h = max(1, round((patches * H / W) ** 0.5))
+        w = patches // h
+        if h * w == patches and abs(h * W - w * H) < max(H, W):
+            if not any(0 <= tokens - a * b <= PREFIX for a, b in grids[:1]):
+                grids = [(h, w), *grids]
+            break
+    return next(((h, w) for h, w in reversed(grids) if 0 <= tokens - h * w <= PREFIX and h * w > 1), None)
+
+
+@torch.no_grad()
+def in_place(whole: Snapshot, first: nn.Module, tokens: int, grid: tuple[int, int]) -> bool:
+    """Whether a change of a cell of the picture changes its own patch most, of what the first block reads."""
+    (h, w), (H, W) = grid, whole.probe.shape[-2:]
+    cells = [(0, w - 1), (h - 1, 0), (h // 2, w // 3), (h // 3, w // 2)]
+    x = whole.probe[:1].repeat(1 + len(cells), 1, 1, 1)
+    for picture, (i, j) in zip(x[1:], cells):
+        picture[:, i * H // h:(i + 1) * H // h, j * W // w:(j + 1) * W // w].mul_(-2).add_(1)
+    read = tokens_into(whole, first, x)
+    read = read if read.shape[1] == tokens else read.transpose(0, 1)
+    change = (read[1:] - read[:1])[:, -h * w:].abs().sum(2)                            # [cells, patches]
+    told = [row.argmax() == i * w + j for row, (i, j) in zip(change, cells) if row.any()]
+    return sum(told) >= len(told) - 1
+
+
+def tokens_into(whole: Snapshot, block: nn.Module, x: Tensor) -> Tensor:
+    """What the block reads, [B, N, D]: the network runs until it comes there."""
+    def leave(call: Callable, *args: object, **kwargs: object) -> None:
+        raise Left(first_tensor((*args, *kwargs.values())))
+
+    with answering({block: leave}):
+        try:
+            return whole(x)
+        except Left as left:
+            return left.args[0]
