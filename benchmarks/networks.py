@@ -119,13 +119,15 @@ def picture(net: torch.nn.Module) -> tuple[int, int, int]:
 
 
 def shaken(net: torch.nn.Module) -> torch.nn.Module:
-    """Batch norms, and the gains that start at 0 or next to it, made to matter."""
+    """Batch norms, and what starts at 0 or next to it (gains, some heads), made to matter."""
     with torch.no_grad():
         for name, value in net.state_dict().items():
             if name.endswith("running_mean"):
                 value.normal_(std=0.1)
             elif name.endswith("running_var"):
                 value.uniform_(0.7, 1.4)
+            elif value.is_floating_point() and value.ndim > 1 and not value.any():
+                value.normal_(std=0.05)
             elif value.is_floating_point() and value.ndim == 1 and not name.endswith("bias"):
                 value.uniform_(0.3, 0.7)
     return net

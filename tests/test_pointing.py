@@ -75,8 +75,11 @@ def small_cnn() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def table():
+def table(request):
     """Rows of (network, operation, share of maps that point at the deciding object)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)              # another number trains other networks
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     x, y, where = make(60, seed=3)
     rows = {("random maps", "area share"): where.float().mean().item()}
     cases = {"ViT": (small_vit(), ("iia", "iia-triple", "gae", "t-attr", "rollout")), "CNN": (small_cnn(), ("iia", "iia-triple"))}

@@ -12,7 +12,7 @@ from ..cnn import How
 from ..integration import chunks
 from ..models.cnn import CNN
 from ..models.model import Explained, probability
-from .plain import plain_copy, replaced, separate_calls
+from .plain import AsModules, plain_copy, replaced, separate_calls
 from .saliency_methods import grey
 
 IG_STEPS = 25     # as the release runs it
@@ -53,10 +53,14 @@ def lift_cam(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     DeepLift (rescale rule, baseline u = 0) explains a copy of the tail in which nothing is in place and
     every call has a module of its own. Of layer norms (ConvNeXt), which it does not know, it takes the gradient.
     """
-    tail = separate_calls(plain_copy(model.tail(how.layer)), RULES, model.at_zero(how.layer, x))
-    tail = Explained(tail, how.target)
+    tail = Explained(separate_modules(model.tail(how.layer), model.at_zero(how.layer, x)), how.target)
     return torch.cat([_lift_cam(tail, model.features(x[rows], how.layer), y[rows])
                       for rows in chunks(len(x), max(1, how.batch_size // 2))])     # captum doubles the rows: u and 0
+
+
+def separate_modules(tail: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of the tail in which every call that DeepLift has a rule for is of a module of its own."""
+    return AsModules(separate_calls(plain_copy(tail), RULES, example), example)
 
 
 def _lift_cam(tail: nn.Module, u: Tensor, y: Tensor) -> Tensor:

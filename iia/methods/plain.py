@@ -8,12 +8,13 @@ import contextlib
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..models.quick import frozen_copy
 
@@ -30,34 +31,50 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 
 
 def plain_copy(network: nn.Module) -> nn.Module:
-    """A copy that shares the weights, in which nothing is in place, timm's norms are plain ones, and
-    activations that a traced forward calls as functions are modules."""
+    """A copy that shares the weights, in which nothing is in place and timm's norms are plain ones."""
     network = frozen_copy(network)
     for module in list(network.modules()):
         if hasattr(module, "inplace"):
             module.inplace = False
-        if isinstance(module, fx.GraphModule):
-            functions_to_modules(module)
     return swapped(network, {m: unfused(m) for m in network.modules() if isinstance(m, BatchNormAct2d)})
 
 
-ACTIVATIONS = {F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU,
-               F.relu6: nn.ReLU6, F.gelu: nn.GELU, F.silu: nn.SiLU, F.hardswish: nn.Hardswish,
-               F.mish: nn.Mish, torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid, torch.tanh: nn.Tanh,
-               "tanh": nn.Tanh}
+ACTIVATIONS = {F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, Tensor.relu: nn.ReLU,
+               Tensor.relu_: nn.ReLU, F.relu6: nn.ReLU6, F.gelu: nn.GELU, F.silu: nn.SiLU,
+               F.hardswish: nn.Hardswish, F.mish: nn.Mish, torch.sigmoid: nn.Sigmoid, Tensor.sigmoid: nn.Sigmoid,
+               torch.tanh: nn.Tanh, Tensor.tanh: nn.Tanh}
 
 
-def functions_to_modules(traced: fx.GraphModule) -> None:
-    """Make a module of every activation that the graph calls as a function, in place: hooks see modules
-    only."""
-    for number, node in enumerate(list(traced.graph.nodes)):
-        settings = {name: value for name, value in node.kwargs.items() if name != "inplace"}
-        if (node.op in ("call_function", "call_method") and node.target in ACTIVATIONS
-                and len(node.all_input_nodes) == 1):
-            traced.add_module(f"activation{number}", ACTIVATIONS[node.target](**settings))
-            node.op, node.target, node.args, node.kwargs = (
-                "call_module", f"activation{number}", node.args[:1], {})
-    traced.recompile()
+class Functions(TorchFunctionMode):
+    """Hands every activation that is called as a function to `answer` (a module for it, its input)."""
+
+    def __init__(self, answer: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (),
+                           kwargs: dict | None = None) -> object:
+        kwargs = kwargs or {}
+        if func not in ACTIVATIONS:
+            return func(*args, **kwargs)
+        settings = {name: value for name, value in kwargs.items() if name not in ("inplace", "input")}
+        return self.answer(ACTIVATIONS[func](**settings), args[0] if args else kwargs["input"])
+
+
+class AsModules(nn.Module):
+    """A network whose activations are all modules, also those that it calls as functions: hooks see modules
+    only. A module that calls one function is seen twice, which gives the same."""
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        super().__init__()
+        self.network, self.activations = network, nn.ModuleList()
+        with torch.no_grad(), Functions(lambda made, x: self.activations.append(made)[-1](x)):
+            network(example)
+
+    def forward(self, u: Tensor) -> Tensor:
+        turns = iter(self.activations)
+        with Functions(lambda _, x: next(turns)(x)):
+            return self.network(u)
 
 
 def separate_calls(network: nn.Module, kinds: Iterable[type[nn.Module]], example: Tensor) -> nn.Module:

@@ -31,21 +31,21 @@ class Segment(nn.Module):
         own = None if start is None else [call for call in twos if call.name == start.name][start.call - 1]
         begin = -1 if own is None else own.end
         self.ends = sum(call.name == stop.name and call.end > begin for call in twos) if stop else 0
-        self.waiting: list[tuple[nn.Module, Callable | None]] = []
+        self.waiting: list[tuple[str, Callable | None]] = []
         if own is not None and skips:
             if [call.name for call in ones] != [call.name for call in twos]:
                 raise ValueError("one picture takes another way than two")
-            self.waiting = [(whole.network.get_submodule(one.name), partial(one.shapes.filled, two.shapes))
+            self.waiting = [(one.name, partial(one.shapes.filled, two.shapes))
                             for one, two in zip(ones, twos) if two in before(own, twos)]
         elif own is not None:
-            self.waiting = [(whole.network.get_submodule(start.name), None)] * start.call
+            self.waiting = [(start.name, None)] * start.call
 
     def forward(self, u: Tensor, instead: dict[nn.Module, Callable] | None = None) -> Tensor:
         """`instead`: what modules behind the layer compute instead, as `answering` has it."""
         return self.whole.by_rows(lambda rows: self._run(rows, instead or {}), u)
 
     def _run(self, u: Tensor, instead: dict[nn.Module, Callable]) -> Tensor:
-        waiting, ends = deque(self.waiting), []
+        waiting, ends = deque((self.whole.network.get_submodule(name), fill) for name, fill in self.waiting), []
         stop = self.whole.network.get_submodule(self.stop.name) if self.stop else None
 
         def answer(module: nn.Module, call: Callable, *args: object, **kwargs: object) -> object:

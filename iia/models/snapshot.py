@@ -109,6 +109,11 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
         if logits.ndim != 2 or not logits.is_floating_point():
             raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
                             "pictures, no logits [N, classes]; wrap it in a module that returns these.")
+        if not torch.isfinite(logits).all():
+            broken = next((key for key, value in network.state_dict().items()
+                           if value.is_floating_point() and not torch.isfinite(value).all()), None)
+            raise UserError(f"{name} answers with NaN or infinity" + (f"; its {broken} is not finite." if broken
+                            else " for random pictures, so that nothing can be proven of it."))
         if not difference(logits, own) <= (2 * HALF_TOLERANCE if half else TOLERANCE):
             raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it "
                             f"answers differently each time (by {difference(logits, own):.2g} of its "

@@ -129,11 +129,19 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise UserError(f"{path} holds no state dict (a dict of tensors by name).")
-    return {name.removeprefix("module."): value for name, value in state.items()}   # saved from DataParallel
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_complex():
+            raise UserError(f"{path}: {name} is a sparse or complex tensor, which no network here has.")
+        if not torch.isfinite(value).all():
+            raise UserError(f"{path}: {name} has values that are not finite (NaN or infinity); maps of such a "
+                            "network would mean nothing. Take an earlier checkpoint.")
+    return {_WRAPPERS.sub("", name): value for name, value in state.items()}
 
 
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")        # of DataParallel and torch.compile
 # torchvision's DenseNet files still bear the names of 2017: `denselayer1.norm.1.weight`.
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")
 _ONLY_TRAINED = re.compile(r"(aux[12]|AuxLogits)\.")        # the heads that GoogLeNet and Inception have

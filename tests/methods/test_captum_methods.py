@@ -10,7 +10,6 @@ import iia
 from iia.cnn import How
 from iia.maps import finish
 from iia.methods import captum_methods
-from iia.methods.plain import plain_copy, separate_calls
 
 
 def test_ig_is_complete_in_the_probability(toy, x, y, monkeypatch):
@@ -55,7 +54,7 @@ def test_contributions_are_complete_at_every_cut(family, x, y):
     x = x.repeat(1, 1, 2, 2)
     for cut in range(1, len(model.stage_names) + 1):
         u, tail = model.features(x, cut), model.tail(cut)
-        plain = separate_calls(plain_copy(tail), captum_methods.RULES, u[:1])
+        plain = captum_methods.separate_modules(tail, u[:1])
         with torch.no_grad():
             torch.testing.assert_close(plain(u), tail(u))
             difference = (tail(u) - tail(torch.zeros_like(u)))[torch.arange(2), y]

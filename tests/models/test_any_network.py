@@ -964,3 +964,10 @@ def test_rows_that_mix_are_run_one_by_one_at_every_size():
         alone = torch.cat([iia.explain(network, row, 3, layer=3, steps=2) for row in pictures.split(1)])
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-9)
         torch.testing.assert_close(model.sized(pictures.shape[1:])(x), network(x))
+
+
+def test_weights_that_are_not_finite_are_named():
+    network = random_weights(tv.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=7))
+    network.layer2[0].conv1.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(iia.UserError, match="layer2.0.conv1.weight is not finite"):
+        iia.wrap(network)

@@ -139,3 +139,27 @@ def test_the_packaged_weights_know_a_cat():
     model = iia.load_model("efficientnet_lite0")
     x = iia.load_pictures([photograph("chelsea.png"), photograph("coffee.png")], model)
     assert iia.predict(model, x).tolist() == [285, 967]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_wrapped_networks(tmp_path, prefix):
+    torch.save({prefix + name: value for name, value in tv.resnet18().state_dict().items()}, tmp_path / "w.pth")
+    assert read_state_dict(tmp_path / "w.pth").keys() == tv.resnet18().state_dict().keys()
+
+
+@pytest.mark.parametrize("value, said", [
+    (torch.tensor([1., float("nan")]), "fc.bias has values that are not finite"),
+    (torch.tensor([1., -float("inf")]), "fc.bias has values that are not finite"),
+    (torch.zeros(2, dtype=torch.complex64), "fc.bias is a sparse or complex tensor"),
+    (torch.zeros(2).to_sparse(), "fc.bias is a sparse or complex tensor")])
+def test_tensors_that_make_no_map(tmp_path, value, said):
+    torch.save({"fc.bias": value}, tmp_path / "w.pth")
+    with pytest.raises(iia.UserError, match=said) as error:
+        read_state_dict(tmp_path / "w.pth")
+    assert "w.pth" in str(error.value)
+
+
+def test_numbers_for_keys(tmp_path):
+    torch.save({0: torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(iia.UserError, match="no state dict"):
+        read_state_dict(tmp_path / "w.pth")
