@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import iia
-from iia import figures
+from iia import plots
 from iia.datasets.photographs import photograph
 from iia.datasets.pictures import denormalise
 from iia.runs import whole_file
@@ -39,7 +39,7 @@ def explain_all() -> dict[str, np.ndarray]:
         start = time.perf_counter()
         maps = iia.explain(model, x, list(PHOTOGRAPHS.values()), name).numpy()
         print(f"{name:<16} {(time.perf_counter() - start) / len(x):6.2f} s", flush=True)
-        columns[name] = np.stack([figures.overlay(picture, heatmap) for picture, heatmap in zip(pictures, maps)])
+        columns[name] = np.stack([plots.overlay(picture, heatmap) for picture, heatmap in zip(pictures, maps)])
     return columns
 
 

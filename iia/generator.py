@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import figures, settings
+from . import plots, settings
 from .datasets.pics import Pic, read_pics
 from .datasets.photographs import put_in_place
 from .datasets.pictures import PictureError, mode_of, normalise, open_picture, squash
@@ -31,7 +31,7 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
     model.to(pick_device(chosen.device))
     skips, degenerate, written = Skips(), 0, 0
     pics, problems = read_pics(chosen.pics_file, chosen.images_dir, model.classes, model.labels)
-    pics, twins = without_twins(pics)
+    pics, twins = drop_name_clashes(pics)
     for problem in problems + twins:
         skips.add(problem)
     pics = pics[:chosen.max_images]
@@ -51,7 +51,7 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
                         tqdm.write(f"degenerate: the {operation} map of {pic.path.name} is constant or not finite; it is "
                                    "shown as zeros", file=sys.stderr)
             for i, pic in enumerate(batch):
-                write_results(model, chosen, pic, figures.rgb(raw[i]), int(classes[i]),
+                write_results(model, chosen, pic, plots.rgb(raw[i]), int(classes[i]),
                               {operation: values[i].float().numpy() for operation, values in maps.items()}, seconds)
                 written += 1
                 progress.update()
@@ -60,7 +60,7 @@ def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int)
     return 1 if len(skips) else 0
 
 
-def without_twins(pics: list[Pic]) -> tuple[list[Pic], list[str]]:
+def drop_name_clashes(pics: list[Pic]) -> tuple[list[Pic], list[str]]:
     """The pictures less those whose files would overwrite those of another picture, and what is wrong with these."""
     first, twins = {}, []
     for pic in pics:
@@ -123,15 +123,15 @@ def write_results(model, chosen: settings.Settings, pic: Pic, picture: np.ndarra
     """A picture's panel and, where they are asked for, its maps and mask pictures."""
     name = model.class_name(target)
     tiles = {"picture": picture}
-    tiles |= {f"{operation}\n{seconds[operation]:.2g} s": figures.overlay(picture, heatmap) for operation, heatmap in maps.items()}
+    tiles |= {f"{operation}\n{seconds[operation]:.2g} s": plots.overlay(picture, heatmap) for operation, heatmap in maps.items()}
     title = f"{name} ({target})" if model.labels else name
     title += f" · {model.label} · {pic.path.name}"
     if chosen.definition != "paper":
         title += f" · {chosen.definition}"
-    figures.save_panel(Path(chosen.results_dir) / f"{model.name}_{figures.safe(name)}_{figures.safe(pic.stem)}.png", title, tiles)
+    plots.save_panel(Path(chosen.results_dir) / f"{model.name}_{plots.safe(name)}_{plots.safe(pic.stem)}.png", title, tiles)
     if chosen.save_heatmaps_masks:
         for operation, heatmap in maps.items():
             path = map_file(chosen.heatmaps_dir, pic.stem, operation, model.name)
             with whole_file(path) as temporary:
                 np.save(temporary, heatmap.astype(np.float32))
-            figures.save_mask(path.with_name(f"{path.stem}_mask.png"), picture, heatmap)
+            plots.save_mask(path.with_name(f"{path.stem}_mask.png"), picture, heatmap)

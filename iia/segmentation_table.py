@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import figures, settings
+from . import plots, settings
 from .choosing import chosen_cnn, chosen_vit
 from .datasets.coco import Coco
 from .datasets.imagenet_segmentation import ImageNetSegmentation
@@ -106,7 +106,7 @@ class Score:
         return rows
 
     def panel(self, index: int) -> Path:
-        return self.panels / f"{figures.safe(self.data.ids[index])}.png"
+        return self.panels / f"{plots.safe(self.data.ids[index])}.png"
 
     def lacking_panels(self, max_images: int | None) -> list[int]:
         """The pictures whose panel is asked for and not there: they are explained once more for it."""
@@ -115,19 +115,19 @@ class Score:
 
     def save_panel(self, index: int, picture, mask, target: int, maps: dict) -> None:
         """A row of the picture and its maps; under it the mask and what each map calls the object."""
-        pixels = figures.rgb(self.data.pixels(picture))
+        pixels = plots.rgb(self.data.pixels(picture))
         called = {name: segmentation.foreground(m[None])[0] for name, m in maps.items()}
         tiles = {"picture": pixels}
-        tiles |= {name: figures.overlay(pixels, m.float().cpu().numpy()) for name, m in maps.items()}
-        tiles |= {"mask": lit(pixels, mask.cpu().numpy())}
-        tiles |= {f"{name} > its mean": lit(pixels, where.cpu().numpy()) for name, where in called.items()}
+        tiles |= {name: plots.overlay(pixels, m.float().cpu().numpy()) for name, m in maps.items()}
+        tiles |= {"mask": dim_background(pixels, mask.cpu().numpy())}
+        tiles |= {f"{name} > its mean": dim_background(pixels, where.cpu().numpy()) for name, where in called.items()}
         number = f"{target}, " if self.model.labels else ""
         title = (f"{self.model.class_name(target)} ({number}predicted)", self.model.label,
                  f"{self.data.name} {self.data.ids[index]}")
-        figures.save_panel(self.panel(index), " · ".join(title), tiles)
+        plots.save_panel(self.panel(index), " · ".join(title), tiles)
 
 
-def lit(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+def dim_background(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
     """A picture [H, W, 3] that stays bright where the object is [H, W]."""
     return pixels * np.where(where, 1, 0.25)[..., None]
 
