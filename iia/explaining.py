@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .cnn import How
 from .errors import UserError, check_choice
 from .maps import finish
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS, Operation
@@ -15,6 +14,7 @@ from .models import CNN, ViT, wrap
 from .models.cnn import Shared
 from .models.model import Model, Target
 from .models.snapshot import ONE_AT_A_TIME
+from .options import IIAOptions
 from .runs import with_halving
 
 
@@ -68,8 +68,8 @@ def explain_alone(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequence
     pictures = pictures.to(model.dtype)
     pictures = pictures.clone() if pictures.is_inference() else pictures
     classes = checked_classes(model, pictures, classes, target)
-    how = How(cut, steps, definition, batch_size, target)
-    raw = with_halving(lambda size: method(model, pictures, classes, replace(how, batch_size=size)),
+    options = IIAOptions(cut, steps, definition, batch_size, target)
+    raw = with_halving(lambda size: method(model, pictures, classes, replace(options, batch_size=size)),
                        batch_size)
     return finish(raw.detach(), tuple(pictures.shape[-2:]), model.upsampling)
 

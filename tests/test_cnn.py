@@ -6,7 +6,7 @@ import torchvision.models as tv
 from torch import nn
 
 import iia
-from iia.cnn import How
+from iia.options import IIAOptions
 from iia.integration import gradient, spatial_minimum
 from iia.maps import minmax
 from iia.methods import CNN_OPERATIONS
@@ -18,7 +18,7 @@ IIA_OPERATIONS = ["iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]
 
 
 def compare(model, stages, head, x, y, operation, definition, layer, n=3, batch_size=5):
-    how = How(layer, n, definition, batch_size)
+    how = IIAOptions(layer, n, definition, batch_size)
     found = CNN_OPERATIONS[operation].under(definition)(model, x, y, how)
     wanted = torch.stack([cnn_map(operation, definition, stages, head, x[b:b + 1], int(y[b]), layer, n) for b in range(len(x))])
     assert wanted.abs().max() > 1e-6
@@ -99,7 +99,7 @@ def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes,
 def test_one_step_limits_agree(vgg, pictures, classes):
     """With n = 1 the layer's path has two points: its end, which is the input ablation, and its baseline."""
     model = iia.wrap(vgg)
-    how = How(layer=6, steps=1)
+    how = IIAOptions(layer=6, steps=1)
     both = CNN_OPERATIONS["iia"].explain(model, pictures, classes, how)
     assert both.shape == (3, 3, 3)
     rest = 0

@@ -15,6 +15,7 @@ import torchvision.models as tv
 from torch import nn
 
 import iia
+from iia.options import IIAOptions
 
 from .golden.fill import fill
 
@@ -51,7 +52,7 @@ def resnet18():
 def test_cnn(name, resnet18):
     operation = name.split("_")[1]       # the release's triple names the cut before the map's layer, 7 for 8
     raw = iia.methods.CNN_OPERATIONS[operation].under("release")(
-        resnet18, torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), iia.cnn.How(layer=8, steps=10, definition="release"))
+        resnet18, torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), IIAOptions(layer=8, steps=10, definition="release"))
     found = iia.maps.finish(raw, (224, 224), "bicubic")[0]
     torch.testing.assert_close(found, golden(f"resnet18_{name}"), rtol=0, atol=1e-3)
 
@@ -74,7 +75,7 @@ def vit_map(operation):
     net.load_state_dict(fill(net.state_dict()))
     net.patch_embed = RecordedPatches(net.patch_embed.proj.bias)
     raw = iia.methods.VIT_OPERATIONS[operation].under("release")(
-        iia.wrap(net), torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), iia.cnn.How(layer=12, steps=5, definition="release"))
+        iia.wrap(net), torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), IIAOptions(layer=12, steps=5, definition="release"))
     return iia.maps.finish(raw, (224, 224), "bilinear")[0]
 
 

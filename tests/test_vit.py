@@ -5,11 +5,11 @@ import timm
 import torch
 
 import iia
-from iia.cnn import How
+from iia.options import IIAOptions
 from iia.methods import VIT_OPERATIONS
 from iia.methods.transformer_attribution import attention_relevance
 from iia.models.names import old_vit_small
-from iia.vit import plain_run
+from iia.vit_attribution import plain_run
 
 from .conftest import random_weights, toy_vit
 from .oracles import PlainViT, relevance_of_attention, vit_map
@@ -18,7 +18,7 @@ from .oracles import PlainViT, relevance_of_attention, vit_map
 @pytest.mark.parametrize("definition", ["paper", "release"])
 @pytest.mark.parametrize("operation", list(VIT_OPERATIONS))
 def test_every_operation(operation, definition, vit, pictures, classes):
-    how = How(layer=4, steps=3, definition=definition, batch_size=4)
+    how = IIAOptions(layer=4, steps=3, definition=definition, batch_size=4)
     found = VIT_OPERATIONS[operation].under(definition)(iia.wrap(vit), pictures, classes, how)
     wanted = torch.stack([vit_map(operation, definition, vit, pictures[b:b + 1], int(classes[b]), 3) for b in range(3)])
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
@@ -132,7 +132,7 @@ def test_pooled_tokens_and_pictures_that_are_not_square(changes):
         patches = grid[0] * grid[1]
         row = R[-patches:].mean(0) if pools else R[0]
         wanted.append(row[-patches:].view(grid))
-    raw = iia.methods.VIT_OPERATIONS["gae"].explain(iia.wrap(net), x, torch.tensor([3, 5]), How(layer=4))
+    raw = iia.methods.VIT_OPERATIONS["gae"].explain(iia.wrap(net), x, torch.tensor([3, 5]), IIAOptions(layer=4))
     torch.testing.assert_close(raw, torch.stack(wanted).detach(), rtol=1e-8, atol=1e-12)
     heat = iia.explain(net, x, [3, 5], "iia", steps=2)
     assert heat.shape == (2, *size) and heat.amax((1, 2)).tolist() == [1, 1]

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from torch import Tensor
 
-from .. import cnn, vit
+from .. import cnn_attribution as cnn, vit_attribution as vit
 from ..errors import UserError, check_choice
 from .transformer_attribution import t_attr
 from .vit_methods import gae, rollout

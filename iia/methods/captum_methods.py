@@ -8,10 +8,10 @@ from captum.attr import DeepLift, IntegratedGradients
 from captum.attr._core import deep_lift as library
 from torch import Tensor, nn
 
-from ..cnn import How
 from ..integration import chunks
 from ..models.cnn import CNN
 from ..models.model import Explained, probability
+from ..options import IIAOptions
 from .plain import plain_copy, replaced, separate_calls
 from .saliency_methods import grey
 
@@ -34,29 +34,29 @@ ELEMENT_WISE = (nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Har
 RULES = library.SUPPORTED_NON_LINEAR | dict.fromkeys(ELEMENT_WISE, library.nonlinear) | {nn.MaxPool2d: maxpool}
 
 
-def ig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def ig(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Integrated Gradients of the softmax probability (or of the target function), from the picture 0
     (normalised; "black"), in grey.
 
     25 steps as in the release, by captum's default quadrature (Gauss-Legendre). The maps
     are as large as the picture.
     """
-    method = IntegratedGradients(lambda pictures, classes: probability(model(pictures), classes, how.target))
+    method = IntegratedGradients(lambda pictures, classes: probability(model(pictures), classes, options.target))
     return torch.cat([grey(method.attribute(x[rows], baselines=0, additional_forward_args=y[rows],
-                                            n_steps=IG_STEPS, internal_batch_size=how.batch_size))
-                      for rows in chunks(len(x), how.batch_size)])
+                                            n_steps=IG_STEPS, internal_batch_size=options.batch_size))
+                      for rows in chunks(len(x), options.batch_size)])
 
 
-def lift_cam(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def lift_cam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """LIFT-CAM: ReLU(Σ_c w_c u_c), w_c the sum over space of DeepLift's contributions of u_c to f_y.
 
     DeepLift (rescale rule, baseline u = 0) explains a copy of the tail in which nothing is in place and
     every call has a module of its own. Of layer norms (ConvNeXt), which it does not know, it takes the gradient.
     """
-    tail = separate_calls(plain_copy(model.tail(how.layer)), RULES, model.at_zero(how.layer, x))
-    tail = Explained(tail, how.target)
-    return torch.cat([_lift_cam(tail, model.features(x[rows], how.layer), y[rows])
-                      for rows in chunks(len(x), max(1, how.batch_size // 2))])     # captum doubles the rows: u and 0
+    tail = separate_calls(plain_copy(model.tail(options.layer)), RULES, model.at_zero(options.layer, x))
+    tail = Explained(tail, options.target)
+    return torch.cat([_lift_cam(tail, model.features(x[rows], options.layer), y[rows])
+                      for rows in chunks(len(x), max(1, options.batch_size // 2))])     # captum doubles the rows: u and 0
 
 
 def _lift_cam(tail: nn.Module, u: Tensor, y: Tensor) -> Tensor:

@@ -14,25 +14,25 @@ from saliency.core import INPUT_OUTPUT_GRADIENTS, BlurIG, GuidedIG, VisualizeIma
 from saliency.core import guided_ig as library
 from torch import Tensor
 
-from ..cnn import How
 from ..integration import gradient
 from ..models.cnn import CNN
 from ..models.model import Target, probability
+from ..options import IIAOptions
 from .plain import replaced
 
 
-def blurig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def blurig(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Blur IG: from the picture blurred with σ = 50 to the picture, in 100 steps."""
-    return each_picture(BlurIG().GetMask, model, x, y, how.target, batch_size=how.batch_size)
+    return each_picture(BlurIG().GetMask, model, x, y, options.target, batch_size=options.batch_size)
 
 
-def guidedig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def guidedig(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Guided IG: 25 steps, each along the half of the pixels with the least gradient; the path is unbounded.
 
     A step begins where the one before it ended, so that the network sees one row at a time.
     """
     with replaced(library, "np", OlderNumPy()):
-        return each_picture(GuidedIG().GetMask, model, x, y, how.target, x_steps=25, fraction=0.5,
+        return each_picture(GuidedIG().GetMask, model, x, y, options.target, x_steps=25, fraction=0.5,
                             max_dist=1.0)
 
 

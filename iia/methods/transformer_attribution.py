@@ -13,11 +13,11 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..cnn import How
+from ..options import IIAOptions as How
 from ..errors import UserError
 from ..integration import chunks
 from ..models.vit import ViT
-from ..vit import read_row, plain_run
+from ..vit_attribution import read_row, plain_run
 
 
 def t_attr(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:

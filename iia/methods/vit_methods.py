@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ..cnn import How
+from ..options import IIAOptions as How
 from ..integration import chunks
 from ..models.vit import ViT
-from ..vit import read_row, gradient_rollout, plain_run
+from ..vit_attribution import read_row, gradient_rollout, plain_run
 
 
 def gae(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:

@@ -47,7 +47,7 @@ class ViT(Model):
         self.grid = grid_of(net, self.size)
         self.pools = getattr(net, "global_pool", "token") != "token" \
             or getattr(net, "attn_pool", None) is not None
-        self.contributions_at_zero: dict[tuple, Tensor] = {}                       # see iia/vit.py
+        self.contributions_at_zero: dict[tuple, Tensor] = {}                       # see iia/vit_attribution.py
         self.by_rows = True
         self.network = frozen_copy(net)
         with_token_linears(self.network.blocks)

@@ -7,7 +7,7 @@ import torch
 from .small_networks import FAMILIES, network
 
 import iia
-from iia.cnn import How
+from iia.options import IIAOptions
 from iia.maps import finish
 from iia.methods import captum_methods
 from iia.methods.plain import plain_copy, separate_calls
@@ -15,7 +15,7 @@ from iia.methods.plain import plain_copy, separate_calls
 
 def test_ig_is_complete_in_the_probability(toy, x, y, monkeypatch):
     monkeypatch.setattr(captum_methods, "grey", lambda attributions: attributions.sum(1))
-    maps = captum_methods.ig(toy, x, y, How(layer=5))
+    maps = captum_methods.ig(toy, x, y, IIAOptions(layer=5))
     probability = lambda pictures: toy(pictures).softmax(1)[torch.arange(2), y]
     difference = probability(x) - probability(torch.zeros_like(x))
     torch.testing.assert_close(maps.sum((1, 2)), difference, atol=1e-6, rtol=0.01)

@@ -11,7 +11,7 @@ is the same for all pictures, so its contributions are computed once for each cl
 import torch
 from torch import Tensor
 
-from .cnn import How
+from .options import IIAOptions as How
 from .integration import chunks, input_points, path_points
 from .models.model import Target, class_or_target
 from .models.vit import ViT
