@@ -4,7 +4,8 @@ Every operation is a function (model, x, y, options) -> raw maps: normalised pic
 classes y [B] in, maps [B, h, w] at the layer's resolution out. Section numbers are METHOD.md's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import starmap
 
 import torch
 from torch import Tensor
@@ -14,28 +15,14 @@ from .models.cnn import CNN, Cut
 from .options import IIAOptions
 
 
-def input_path(model: CNN, x: Tensor, cut: Cut, options: IIAOptions) -> Iterator[tuple[Tensor, Tensor]]:
-    """Representations u(x_i) at layer `cut` along x_i = (i/n) x, with the pictures they belong to.
-
-    Yields (u [P, C, h, w], owners [P]). The first is the picture 0, the same for all: one row u
-    with all B owners.
-    """
-    yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)
-    before = model.before(options.layer)               # the deepest layer that IIA2 and IIA3 have in common
-    for place, (points, owner) in enumerate(input_points(x, options.steps, options.batch_size)):
-        u = model.shared.get(x, (before, options.steps, options.batch_size, place),
-                             lambda: model.features(points, before))
-        yield model.stages(before, cut, u), owner
-
-
 def iia2(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """IIA2 (section 3): m = (1/n²) Σ_i Σ_j (u_i − r_i) ∘ v_ij ∘ ∂f_y/∂v_ij, u_i = features(x_i)."""
-    f, maps = model.score(options.layer, target=options.target), 0
-    for u, owner in input_path(model, x, options.layer, options):
-        u = u.expand(len(owner), *u.shape[1:])
-        integral = path_integral(f, u, spatial_minimum(u), y[owner], options.steps, options.batch_size)
-        maps = add_rows(maps, integral, owner, len(x))
-    return maps / options.steps
+    f, n = model.score(options.layer, target=options.target), options.steps
+
+    def integral(u: Tensor, y: Tensor) -> Tensor:
+        return path_integral(f, u, spatial_minimum(u), y, n, options.batch_size)
+
+    return along_input(model, x, y, options, integral) / n
 
 
 def iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
@@ -43,99 +30,105 @@ def iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 
     u^{L−1} = features_{L−1}(x_i), v^{L−1} on its path, u^L = stage_L(v^{L−1}), then as in IIA2.
     """
-    f, maps, n, before = model.score(options.layer, target=options.target), 0, options.steps, model.before(options.layer)
-    for w, owner in input_path(model, x, before, options):
+    f, n = model.score(options.layer, target=options.target), options.steps
+    before, maps = model.before(options.layer), 0
+    for w, owners in input_path(model, x, before, options):
         r, a = spatial_minimum(w), path_points(n, w).view(-1, 1, 1, 1)
         for rows in chunks(len(w) * (n + 1), options.batch_size):
             row = torch.arange(rows.start, rows.stop, device=x.device)
             path, step = row // (n + 1), row % (n + 1)
             u = model.stages(before, options.layer, r[path] + a[step] * (w - r)[path])      # [rows, C, h, w]
-            # The picture 0 is one path with all pictures for owners: its stage runs once for all of them.
-            owners = owner[path] if len(owner) == len(w) else owner.repeat_interleave(len(u))
-            u = u.repeat(len(owners) // len(u), 1, 1, 1)
-            maps = add_rows(maps, path_integral(f, u, spatial_minimum(u), y[owners], n, options.batch_size),
-                            owners, len(x))
+            u, owner = for_each_owner(u, owners[path])
+            integral = path_integral(f, u, spatial_minimum(u), y[owner], n, options.batch_size)
+            maps = add_rows(maps, integral, owner, len(x))
     return maps / n**2
 
 
 def ablation_input(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The input's path only: the layer's path shrinks to its end, v = u(x_i)."""
-    f, maps = model.score(options.layer, target=options.target), 0
-    for u, owner in input_path(model, x, options.layer, options):
-        u = u.expand(len(owner), *u.shape[1:])
-        g = gradient(f, u, y[owner])
-        maps = add_rows(maps, ((u - spatial_minimum(u)) * u * g).sum(1), owner, len(x))
-    return maps / options.steps
+    f = model.score(options.layer, target=options.target)
+    term = lambda u, y: ((u - spatial_minimum(u)) * u * gradient(f, u, y)).sum(1)
+    return along_input(model, x, y, options, term) / options.steps
 
 
 def ablation_layer(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The layer's path only: the input's path shrinks to its end, the picture itself."""
-    u = at_pictures(model, x, options)
-    return path_integral(model.score(options.layer, target=options.target), u, spatial_minimum(u), y, options.steps,
-                         options.batch_size)
+    u = model.features(x, options.layer)
+    return path_integral(model.score(options.layer, target=options.target), u, spatial_minimum(u), y,
+                         options.steps, options.batch_size)
 
 
 # ------------------------------------------------------------- the release (section 4)
 
 def released_iia(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """m = Σ_i ∂f_y/∂u(x_i) ∘ ReLU(u(x_i)): its layer integral vanishes."""
-    f, maps = model.score(options.layer, "release", options.target), 0
-    for u, owner in input_path(model, x, options.layer, options):
-        u = u.expand(len(owner), *u.shape[1:])
-        maps = add_rows(maps, (gradient(f, u, y[owner]) * u.relu()).sum(1), owner, len(x))
-    return maps
+    f = model.score(options.layer, "release", options.target)
+    return along_input(model, x, y, options, lambda u, y: (gradient(f, u, y) * u.relu()).sum(1))
 
 
 def released_ablation_input(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """m = Σ_i ReLU(∂f_y/∂u(x_i)) ∘ ReLU(u(x_i))."""
-    f, maps = model.score(options.layer, "release", options.target), 0
-    for u, owner in input_path(model, x, options.layer, options):
-        u = u.expand(len(owner), *u.shape[1:])
-        maps = add_rows(maps, relu_term(u, gradient(f, u, y[owner])).sum(1), owner, len(x))
-    return maps
+    f = model.score(options.layer, "release", options.target)
+    return along_input(model, x, y, options, lambda u, y: relu_term(u, gradient(f, u, y)).sum(1))
 
 
 def released_ablation_layer(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """m = (n + 1) ReLU(∂f_y/∂u) ∘ ReLU(u): n + 1 times the same point of a constant path."""
-    u, f = at_pictures(model, x, options), model.score(options.layer, "release", options.target)
-    g = torch.cat([gradient(f, u[rows], y[rows]) for rows in chunks(len(x), options.batch_size)])
-    return (options.steps + 1) * relu_term(u, g).sum(1)
+    u, f = model.features(x, options.layer), model.score(options.layer, "release", options.target)
+    return (options.steps + 1) * relu_term(u, gradient(f, u, y)).sum(1)
 
 
 def released_iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """Both baselines are element-wise minima over the input's path, so a picture is taken whole:
+    """Both baselines are element-wise minima over the input's path, so that pictures are taken one by one:
     m = Σ_i Σ_j Σ_k ReLU(∂f_y/∂v^L ∘ ReLU(v^L))."""
-    return torch.cat([_released_iia3(model, x[b:b + 1], y[b:b + 1], options) for b in range(len(x))])
+    f, n = model.score(options.layer, "release", options.target), options.steps
+    before, maps = model.before(options.layer), []
+    for b in range(len(x)):
+        w = torch.cat([u for u, _ in input_path(model, x[b:b + 1], before, options)])   # [n + 1, C', h', w']
+        r, total = w.amin(0, keepdim=True), 0
+        for a in path_points(n, w):
+            v = r + a * (w - r)
+            u = torch.cat([model.stages(before, options.layer, v[rows])
+                           for rows in chunks(n + 1, options.batch_size)])              # [n + 1, C, h, w]
+            total += path_integral(f, u, u.amin(0, keepdim=True), y[b].expand(n + 1), n, options.batch_size,
+                                   term=relu_term).sum(0, keepdim=True)
+        maps.append(total * n)
+    return torch.cat(maps)
 
 
-def _released_iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    f, n, total, before = model.score(options.layer, "release", options.target), options.steps, 0, model.before(options.layer)
-    w = torch.cat([u for u, _ in input_path(model, x, before, options)])       # [n + 1, C', h', w']
-    r = w.amin(0, keepdim=True)
-    for a in path_points(n, w):
-        v = r + a * (w - r)
-        u = torch.cat([model.stages(before, options.layer, v[rows])
-                       for rows in chunks(n + 1, options.batch_size)])                # [n + 1, C, h, w]
-        total += path_integral(f, u, u.amin(0, keepdim=True), y.expand(n + 1), n,
-                               options.batch_size, term=relu_path_term).sum(0, keepdim=True)
-    return total * n
-
-
-def relu_term(v: Tensor, g: Tensor) -> Tensor:
-    """ReLU(g ∘ ReLU(v)) = ReLU(g) ∘ ReLU(v), the release's summand; it leaves out the span u − r."""
+def relu_term(v: Tensor, g: Tensor, d: Tensor | None = None) -> Tensor:
+    """ReLU(g ∘ ReLU(v)) = ReLU(g) ∘ ReLU(v), the release's summand; it leaves out the span d = u − r."""
     return g.relu() * v.relu()
 
 
-def relu_path_term(v: Tensor, g: Tensor, a: Tensor, r: Tensor, d: Tensor) -> Tensor:
-    """`relu_term` summed along a path (see iia/integration.py)."""
-    return relu_term(v, g).sum(1)
+# ------------------------------------------------------------- the input's path
+
+def input_path(model: CNN, x: Tensor, cut: Cut, options: IIAOptions) -> Iterator[tuple[Tensor, Tensor]]:
+    """Representations u(x_i) at layer `cut` along x_i = (i/n) x, with the pictures they belong to.
+
+    Yields (u [P, C, h, w], owners [P, K]). K is 1, but for the first: the picture 0 is the same for all, one
+    row u with all B pictures for owners.
+    """
+    yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)[None]
+    before = model.before(options.layer)           # the deepest layer that IIA2 and IIA3 have in common
+    for place, (points, owner) in enumerate(input_points(x, options.steps, options.batch_size)):
+        u = model.shared.get(x, (before, options.steps, options.batch_size, place),
+                             lambda: model.features(points, before))
+        yield model.stages(before, cut, u), owner[:, None]
 
 
-# ------------------------------------------------------------------------------ helpers
+def along_input(model: CNN, x: Tensor, y: Tensor, options: IIAOptions,
+                of_points: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Σ_i of the maps that `of_points` makes of u(x_i) [P, C, h, w] and their classes [P]: [B, h, w]."""
+    maps = 0
+    for u, owner in starmap(for_each_owner, input_path(model, x, options.layer, options)):
+        maps = add_rows(maps, of_points(u, y[owner]), owner, len(x))
+    return maps
 
-def at_pictures(model: CNN, x: Tensor, options: IIAOptions) -> Tensor:
-    """features(x) at the layer, in chunks."""
-    return torch.cat([model.features(x[rows], options.layer) for rows in chunks(len(x), options.batch_size)])
+
+def for_each_owner(u: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows u [P, ...] and owners [P, K] -> a row for each owner: [K·P, ...] and [K·P]."""
+    return u.expand(owners.shape[1], *u.shape).flatten(0, 1), owners.T.flatten()
 
 
 def add_rows(maps: Tensor | int, rows: Tensor, owner: Tensor, count: int) -> Tensor:
