@@ -3,8 +3,8 @@
 Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia-triple
 """
 
-from iia import generator, methods, settings
-from iia.choosing import chosen_cnn
+from iia.methods import CNN_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # any name of torchvision or timm: resnet50, efficientnet_b4,
@@ -38,10 +38,11 @@ heatmaps_dir = "heatmaps"                   # the maps: {picture}_{operation}_{m
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    model = chosen_cnn(chosen, "vit_saliency_map_generator.py")
-    return generator.explain_pics(model, chosen, layer=chosen.FEATURE_LAYER_NUMBER, steps=chosen.INTERPOLATION_STEPS)
+def main(settings):
+    from iia.choosing import chosen_cnn               # imports torch, which --help need not wait for
+    from iia.generator import explain_pics
+    return explain_pics(chosen_cnn(settings, "vit_saliency_map_generator.py"), settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))
+    run(main, globals(), epilog=listing(CNN_OPERATIONS))

@@ -4,7 +4,8 @@ Edit the settings below, or give any of them as a flag: --model_name=densenet201
 Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
-from iia import explanation_table, methods, settings
+from iia.methods import CNN_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # any name of torchvision or timm: resnet50, efficientnet_b4,
@@ -40,9 +41,10 @@ results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{l
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    return explanation_table.cnn_table(chosen)
+def main(settings):
+    from iia.explanation_table import cnn_table          # imports torch, which --help need not wait for
+    return cnn_table(settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))
+    run(main, globals(), epilog=listing(CNN_OPERATIONS))

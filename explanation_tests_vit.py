@@ -4,7 +4,8 @@ Edit the settings below, or give any of them as a flag: --model_name=vit-small -
 Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
-from iia import explanation_table, methods, settings
+from iia.methods import VIT_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
@@ -37,9 +38,10 @@ results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{b
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    return explanation_table.vit_table(chosen)
+def main(settings):
+    from iia.explanation_table import vit_table          # imports torch, which --help need not wait for
+    return vit_table(settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.VIT_OPERATIONS))
+    run(main, globals(), epilog=listing(VIT_OPERATIONS))

@@ -4,7 +4,8 @@ Edit the settings below, or give any of them as a flag: --chosen_dataset=voc --m
 Started again it goes on where it was; torchrun --nproc-per-node=2 seg_vit_datasets.py shares it.
 """
 
-from iia import methods, segmentation_table, settings
+from iia.methods import VIT_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
@@ -34,9 +35,10 @@ num_workers = 2                             # processes that read pictures while
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    return segmentation_table.vit_table(chosen)
+def main(settings):
+    from iia.segmentation_table import vit_table          # imports torch, which --help need not wait for
+    return vit_table(settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.VIT_OPERATIONS))
+    run(main, globals(), epilog=listing(VIT_OPERATIONS))

@@ -4,7 +4,8 @@ Edit the settings below, or give any of them as a flag: --model_name=densenet201
 Started again it goes on where it was; torchrun --nproc-per-node=2 segmentation_cnn_imagenet.py shares it.
 """
 
-from iia import methods, segmentation_table, settings
+from iia.methods import CNN_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # any name of torchvision or timm: resnet50, efficientnet_b4,
@@ -35,9 +36,10 @@ num_workers = 2                             # processes that read pictures while
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    return segmentation_table.cnn_table(chosen, "imagenet")
+def main(settings):
+    from iia.segmentation_table import cnn_table          # imports torch, which --help need not wait for
+    return cnn_table(settings, "imagenet")
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))
+    run(main, globals(), epilog=listing(CNN_OPERATIONS))

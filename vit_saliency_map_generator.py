@@ -3,8 +3,8 @@
 Edit the settings below, or give any of them as a flag: --model_name=vit-small --operations=iia,gae,rollout
 """
 
-from iia import generator, methods, settings
-from iia.choosing import chosen_vit
+from iia.methods import VIT_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
@@ -35,10 +35,11 @@ heatmaps_dir = "heatmaps"                   # the maps: {picture}_{operation}_{m
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    model = chosen_vit(chosen, "cnn_saliency_map_generator.py")
-    return generator.explain_pics(model, chosen, layer="last", steps=chosen.ITERATION_STEPS)
+def main(settings):
+    from iia.choosing import chosen_vit               # imports torch, which --help need not wait for
+    from iia.generator import explain_pics
+    return explain_pics(chosen_vit(settings, "cnn_saliency_map_generator.py"), settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.VIT_OPERATIONS))
+    run(main, globals(), epilog=listing(VIT_OPERATIONS))

@@ -1,4 +1,4 @@
-"""Overlays and panels: what a reader looks at."""
+"""Draws overlays, panels and curves."""
 
 import math
 import re
@@ -35,64 +35,56 @@ def overlay(picture: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     return (1 - OVERLAY) * picture + OVERLAY * colours
 
 
-def save_mask(path: str | Path, picture: np.ndarray, heatmap: np.ndarray) -> None:
-    """Write picture x map: what is relevant stays lit."""
-    save_picture(path, picture * heatmap[..., None])
-
-
 def save_picture(path: str | Path, pixels: np.ndarray) -> None:
+    """Write a picture [H, W, 3] in [0, 1]."""
     with whole_file(path) as temporary:
         Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(temporary)
 
 
 def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray]) -> None:
     """Write a panel: pictures [H, W, 3] in [0, 1] in rows, each under its name, all under the title."""
-    columns = min(len(tiles), COLUMNS)
-    rows = math.ceil(len(tiles) / columns)
+    rows = math.ceil(len(tiles) / COLUMNS)
     columns = math.ceil(len(tiles) / rows)                # rows of even length
-    name_lines = max(name.count("\n") + 1 for name in tiles)
-    title = "\n".join(textwrap.wrap(title, width=max(24, 26 * columns)))
-    head, name_height = 0.24 * (title.count("\n") + 1) + 0.06, 0.17 * name_lines + 0.08      # inches
-    width, height = columns * (CELL + 0.08) + 0.08, head + rows * (CELL + name_height) + 0.08
-    figure = Figure(figsize=(width, height), dpi=110)
-    figure.text(0.5, 1 - 0.06 / height, title, ha="center", va="top", fontsize=12)
-    for place, (name, pixels) in enumerate(tiles.items()):
-        row, column = divmod(place, columns)
-        left = (0.08 + column * (CELL + 0.08)) / width
-        bottom = 1 - (head + (row + 1) * (CELL + name_height)) / height
-        axes = figure.add_axes((left, bottom, CELL / width, CELL / height))
-        axes.imshow(pixels.clip(0, 1))
-        axes.set_axis_off()
-        axes.set_title(name, fontsize=10, pad=3)
+    title = textwrap.fill(title, max(24, 26 * columns))
+    figure = Figure(figsize=(CELL * columns, (CELL + 0.25) * rows + 0.22 * (title.count("\n") + 1)), dpi=110,
+                    layout="compressed")
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for place, (name, pixels) in zip(axes, tiles.items()):
+        place.imshow(pixels.clip(0, 1))
+        place.set_title(name, fontsize=10)
+    for place in figure.axes:
+        place.set_axis_off()
     with whole_file(path) as temporary:
         figure.savefig(temporary)
 
 
 def save_curves(path: str | Path, title: str, axes: Mapping[str, np.ndarray],
-                curves: Mapping[str, Mapping[str, Sequence[float]]], labels: Mapping[str, tuple[str, str]]) -> None:
-    """Write the curves of several operations, a plot for each figure.
+                curves: Mapping[str, Mapping[str, Sequence[float]]],
+                labels: Mapping[str, tuple[str, str]]) -> None:
+    """Write the curves of several operations, a plot for each metric.
+
+    An operation keeps its colour under all definitions ("iia", "iia@release"), whose lines are dotted.
 
     Args:
-        axes: {figure: where its points lie}. curves: {operation: {figure: its points}}.
-        labels: {figure: what its x and y say}.
+        axes: {metric: where its points lie}. curves: {operation: {metric: its points}}.
+        labels: {metric: what its x and y say}.
     """
     names = [name for name in axes if any(name in own for own in curves.values())]
-    columns = min(len(names), 4)
-    rows = math.ceil(len(names) / columns)
+    rows, columns = math.ceil(len(names) / 4), min(len(names), 4)
+    methods = list(dict.fromkeys(operation.partition("@")[0] for operation in curves))
     figure = Figure(figsize=(3.4 * columns + 2.2, 3.1 * rows + 0.4), dpi=110, layout="constrained")
-    methods = list(dict.fromkeys(operation.partition("@")[0] for operation in curves))      # one colour under all definitions
-    colours = {method: f"C{number % 10}" for number, method in enumerate(methods)} | {"random": "silver"}
-    lines = {operation: ":" if "@" in operation else ("-", "--", "-.")[methods.index(operation) // 10 % 3] for operation in curves}
-    plots = figure.subplots(rows, columns, squeeze=False).flat
-    for name, plot in zip(names, plots):
+    for place, name in enumerate(names, 1):
+        plot = figure.add_subplot(rows, columns, place)
         for operation, own in curves.items():
+            method, _, definition = operation.partition("@")
+            number = methods.index(method)
             if name in own:
-                plot.plot(axes[name], own[name], lines[operation], label=operation, linewidth=1.5,
-                          color=colours[operation.partition("@")[0]])
-        plot.set(title=name, xlabel=labels[name][0], ylabel=labels[name][1], ylim=(0, None), xlim=(0, axes[name][-1]))
+                plot.plot(axes[name], own[name], ":" if definition else ("-", "--", "-.")[number // 10 % 3],
+                          color="silver" if method == "random" else f"C{number % 10}", label=operation)
+        plot.set(title=name, xlabel=labels[name][0], ylabel=labels[name][1], ylim=(0, None),
+                 xlim=(0, axes[name][-1]))
         plot.grid(alpha=0.3)
-    for plot in list(plots):
-        plot.set_axis_off()                                  # the last row may not be full
     handles = {line.get_label(): line for plot in figure.axes for line in plot.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=9)
     figure.suptitle(title, fontsize=11)

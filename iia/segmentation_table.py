@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from . import plots, settings
-from .choosing import chosen_cnn, chosen_vit
+from .choosing import chosen_cnn, chosen_vit, explain_options
 from .datasets.coco import Coco
 from .datasets.imagenet_segmentation import ImageNetSegmentation
 from .datasets.segmentation import SegmentationDataset
@@ -14,7 +14,6 @@ from .errors import UserError, check_choice
 from .evaluation import segmentation
 from .evaluation.runner import Batch, Measure, Row, evaluate, exit_code, fingerprint, print_table, stamps
 from .explaining import explain, predict, sharing
-from .generator import check
 from .maps import is_degenerate
 from .runs import pick_device, rank
 
@@ -41,7 +40,7 @@ def table(model, dataset: str, chosen: settings.Settings, layer: int | str, step
     asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}/. Returns 1 when a picture had to be
     skipped, else 0.
     """
-    check(model, chosen, layer, steps)
+    explain_options(model, chosen)
     for name in ("num_workers", "save_overlays"):
         if getattr(chosen, name) < 0:
             raise UserError(f"{name} is {getattr(chosen, name)}; it is at least 0.")

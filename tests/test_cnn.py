@@ -100,16 +100,16 @@ def test_one_step_limits_agree(vgg, pictures, classes):
     """With n = 1 the layer's path has two points: its end, which is the input ablation, and its baseline."""
     model = iia.wrap(vgg)
     how = IIAOptions(layer=6, steps=1)
-    both = CNN_OPERATIONS["iia"].explain(model, pictures, classes, how)
+    both = CNN_OPERATIONS["iia"].under("paper")(model, pictures, classes, how)
     assert both.shape == (3, 3, 3)
     rest = 0
     for picture in (torch.zeros_like(pictures), pictures):
         u = model.features(picture, 6)
         r = spatial_minimum(u).expand_as(u)
         rest = rest + ((u - r) * r * gradient(model.score(6), r, classes)).sum(1)
-    end = CNN_OPERATIONS["iia-ablation-im"].explain(model, pictures, classes, how)
+    end = CNN_OPERATIONS["iia-ablation-im"].under("paper")(model, pictures, classes, how)
     torch.testing.assert_close(both, end + rest)
-    assert not torch.allclose(minmax(both), minmax(CNN_OPERATIONS["iia-ablation-im"].explain(model, pictures, classes, how)))
+    assert not torch.allclose(minmax(both), minmax(CNN_OPERATIONS["iia-ablation-im"].under("paper")(model, pictures, classes, how)))
 
 
 def test_memory_is_bounded_by_batch_size_not_by_n(vgg, pictures, classes, monkeypatch):

@@ -15,6 +15,8 @@ import torchvision.models as tv
 from torch import nn
 
 import iia
+from iia.maps import finish
+from iia.methods import CNN_OPERATIONS, VIT_OPERATIONS
 from iia.options import IIAOptions
 
 from .golden.fill import fill
@@ -51,9 +53,9 @@ def resnet18():
 @pytest.mark.parametrize("name", ["8_iia", "8_iia-ablation-im", "8_iia-ablation-ac", "7_iia-triple"])
 def test_cnn(name, resnet18):
     operation = name.split("_")[1]       # the release's triple names the cut before the map's layer, 7 for 8
-    raw = iia.methods.CNN_OPERATIONS[operation].under("release")(
+    raw = CNN_OPERATIONS[operation].under("release")(
         resnet18, torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), IIAOptions(layer=8, steps=10, definition="release"))
-    found = iia.maps.finish(raw, (224, 224), "bicubic")[0]
+    found = finish(raw, (224, 224), "bicubic")[0]
     torch.testing.assert_close(found, golden(f"resnet18_{name}"), rtol=0, atol=1e-3)
 
 
@@ -74,9 +76,9 @@ def vit_map(operation):
     net = timm.create_model("vit_tiny_patch16_224")
     net.load_state_dict(fill(net.state_dict()))
     net.patch_embed = RecordedPatches(net.patch_embed.proj.bias)
-    raw = iia.methods.VIT_OPERATIONS[operation].under("release")(
+    raw = VIT_OPERATIONS[operation].under("release")(
         iia.wrap(net), torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), IIAOptions(layer=12, steps=5, definition="release"))
-    return iia.maps.finish(raw, (224, 224), "bilinear")[0]
+    return finish(raw, (224, 224), "bilinear")[0]
 
 
 @pytest.mark.parametrize("operation", ["iia", "gae", "ablation-attention", "ablation-image"])

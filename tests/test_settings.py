@@ -8,7 +8,7 @@ import pytest
 
 from iia import settings
 from iia.errors import UserError
-from iia.settings import commented_variables, read
+from iia.settings import commented_variables, from_flags
 
 SCRIPT = '''"""What it does."""
 import sys
@@ -45,8 +45,8 @@ def test_the_commented_variables_of_the_first_block():
 
 
 def test_defaults_are_the_scripts_values(script):
-    chosen = read(script, [])
-    assert (chosen.steps, chosen.operations, chosen.weights_path, chosen.given) == (10, ["a", "b"], None, frozenset())
+    found = from_flags(script, [])
+    assert (found.steps, found.operations, found.weights_path, found.given) == (10, ["a", "b"], None, frozenset())
 
 
 @pytest.mark.parametrize("flag, name, value", [
@@ -56,25 +56,25 @@ def test_defaults_are_the_scripts_values(script):
     ("--rate=2", "rate", 2.0), ("--model_name=a=b", "model_name", "a=b"),
 ])
 def test_flags_have_the_type_of_their_variable(flag, name, value, script):
-    chosen = read(script, [flag])
-    assert getattr(chosen, name) == value and type(getattr(chosen, name)) is type(value)
-    assert chosen.given == {name}
+    found = from_flags(script, [flag])
+    assert getattr(found, name) == value and type(getattr(found, name)) is type(value)
+    assert found.given == {name}
 
 
 @pytest.mark.parametrize("flag, said", [
-    ("--model_nam=x", "Did you mean --model_name"), ("--Steps=3", "Did you mean --steps"), ("--steps=many", "--steps takes INT"),
-    ("--save=perhaps", "--save is true or false"), ("--uncommented=3", "unknown flag"), ("stray", "unknown flag"),
+    ("--model_nam=x", "Did you mean 'model_name'"), ("--Steps=3", "Did you mean 'steps'"), ("--steps=many", "--steps takes INT"),
+    ("--save=perhaps", "--save takes true|false, not 'perhaps'"), ("--uncommented=3", "unknown flag"), ("stray", "unknown flag"),
 ])
 def test_mistakes_are_named(flag, said, script):
     with pytest.raises(UserError, match=said):
-        read(script, [flag])
+        from_flags(script, [flag])
 
 
 def test_help_lists_every_setting_with_comment_and_value(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT + textwrap.dedent('''
         from iia import settings
-        settings.run(lambda chosen: print(chosen.steps), globals())
+        settings.run(lambda found: print(found.steps), globals())
     '''))
     root = __file__.rsplit("/tests/", 1)[0]
     run = lambda *flags: subprocess.run([sys.executable, path, *flags], capture_output=True, text=True, env={"PYTHONPATH": root})
@@ -90,7 +90,7 @@ def test_what_the_system_says_of_a_file_is_one_line(tmp_path, capsys, monkeypatc
     script.write_text("")
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.raises(SystemExit) as end:
-        settings.run(lambda chosen: open(tmp_path / ("long" * 100)), {"__file__": str(script)})
+        settings.run(lambda found: open(tmp_path / ("long" * 100)), {"__file__": str(script)})
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "cannot be used (" in said and said.count("\n") == 1

@@ -132,7 +132,7 @@ def test_pooled_tokens_and_pictures_that_are_not_square(changes):
         patches = grid[0] * grid[1]
         row = R[-patches:].mean(0) if pools else R[0]
         wanted.append(row[-patches:].view(grid))
-    raw = iia.methods.VIT_OPERATIONS["gae"].explain(iia.wrap(net), x, torch.tensor([3, 5]), IIAOptions(layer=4))
+    raw = VIT_OPERATIONS["gae"].under("paper")(iia.wrap(net), x, torch.tensor([3, 5]), IIAOptions(layer=4))
     torch.testing.assert_close(raw, torch.stack(wanted).detach(), rtol=1e-8, atol=1e-12)
     heat = iia.explain(net, x, [3, 5], "iia", steps=2)
     assert heat.shape == (2, *size) and heat.amax((1, 2)).tolist() == [1, 1]

@@ -20,7 +20,6 @@ from pytorch_grad_cam.ablation_layer import AblationLayer
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import Tensor, nn
 
-from ..integration import chunks
 from ..models.cnn import CNN
 from ..models.model import class_or_target
 from ..options import IIAOptions
@@ -50,7 +49,8 @@ def layercam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 def ablation(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Ablation-CAM: w_c = (f_y(u) − f_y(u without channel c)) / f_y(u)."""
     with replaced(library, "tqdm", SimpleNamespace(tqdm=lambda steps: steps)):     # a bar for every picture
-        return at_layer(AblationCAM, model, x, y, options, ablation_layer=ZeroedChannel(), batch_size=options.batch_size)
+        return at_layer(AblationCAM, model, x, y, options, ablation_layer=ZeroedChannel(),
+                        batch_size=options.batch_size)
 
 
 def fullgrad(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
@@ -78,14 +78,14 @@ class ZeroedChannel(AblationLayer):
         return u
 
 
-def at_layer(kind: type[BaseCAM], model: CNN, x: Tensor, y: Tensor, options: IIAOptions, **settings) -> Tensor:
+def at_layer(kind: type[BaseCAM], model: CNN, x: Tensor, y: Tensor, options: IIAOptions,
+             **settings) -> Tensor:
     """The library's maps at the layer options.layer, [B, h, w]; see the top of this file."""
     layer = nn.Identity()
     layer.device = nn.Parameter(torch.empty(0, device=x.device),      # a tail may have no weights to ask
                                 requires_grad=False)
     with closing(kind(nn.Sequential(layer, model.tail(options.layer)), [layer], **settings)) as cam:
-        return torch.cat([maps(cam, model.features(x[rows], options.layer), y[rows], options)
-                          for rows in chunks(len(x), options.batch_size)])
+        return maps(cam, model.features(x, options.layer), y, options)
 
 
 def maps(cam: BaseCAM, inputs: Tensor, y: Tensor, options: IIAOptions) -> Tensor:

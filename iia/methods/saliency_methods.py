@@ -54,7 +54,7 @@ def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tens
 
 def gradients(model: CNN, like: Tensor, target: Tensor,
               explained: Target | None = None) -> Callable[..., dict]:
-    """The callback that the library asks for: pictures [N, H, W, 3] -> ∂softmax_y/∂pictures, as NumPy arrays."""
+    """The library's callback: pictures [N, H, W, 3] -> ∂softmax_y/∂pictures, as NumPy arrays."""
 
     def call(pictures: np.ndarray, call_model_args=None, expected_keys=None) -> dict:
         rows = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(like.dtype).to(like.device)
@@ -73,8 +73,9 @@ def finite(values: np.ndarray) -> np.ndarray:
 
 def grey(attributions: Tensor) -> Tensor:
     """[B, 3, H, W] -> [B, H, W]: Σ|·| over the channels, cut off at its 99th percentile, in [0, 1]."""
-    with np.errstate(invalid="ignore", divide="ignore"):       # all zero: NaN here, a degenerate map when finished
-        maps = [VisualizeImageGrayscale(values.permute(1, 2, 0).cpu().numpy()) for values in attributions.detach()]
+    pictures = attributions.detach().permute(0, 2, 3, 1).cpu().numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):       # all zero: NaN here, degenerate when finished
+        maps = [VisualizeImageGrayscale(values) for values in pictures]
     return torch.from_numpy(np.stack(maps)).to(attributions)
 
 

@@ -11,9 +11,9 @@ import torch
 from .small_networks import network
 
 import iia
-from iia.methods import CNN_OPERATIONS, Adapter
+from iia.methods import CNN_OPERATIONS
 
-METHODS = [name for name, row in CNN_OPERATIONS.items() if isinstance(row.explain, Adapter)]
+METHODS = [name for name, row in CNN_OPERATIONS.items() if row.place.startswith("methods.")]
 WHOLE = ["fullgrad", "ig", "blurig", "guidedig"]       # explain the network as a whole; the others a layer
 SCRIPT = Path(__file__).parents[2] / "cnn_saliency_map_generator.py"
 
@@ -70,7 +70,7 @@ def test_explains_the_class_it_is_asked_for(toy, x, operation):
 
 
 def test_the_libraries_are_imported_when_they_are_needed():
-    code = "import sys, iia; assert not {'pytorch_grad_cam', 'captum', 'saliency', 'sklearn'} & set(sys.modules)"
+    code = "import sys, iia.explaining; assert not {'pytorch_grad_cam', 'captum', 'saliency', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=SCRIPT.parent)
 
 
