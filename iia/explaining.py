@@ -98,9 +98,8 @@ def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
                         f"{list(pictures.shape)} of {pictures.dtype}.")
     if not isinstance(model, Model):
         model = wrap(model, image_size=tuple(pictures.shape[-2:]), in_chans=pictures.shape[1])
-    half = pictures.dtype in (torch.float16, torch.bfloat16) \
-        and model.dtype == torch.float32     # a half network's own
-    if pictures.device != model.device or not (half or pictures.dtype == model.dtype):
+    widened = model.dtype == torch.float32 and pictures.dtype in (torch.float16, torch.bfloat16)
+    if pictures.device != model.device or not (widened or pictures.dtype == model.dtype):
         raise UserError(f"the pictures are {pictures.dtype} on {pictures.device}, the network is "
                         f"{model.dtype} on {model.device}; give it "
                         f"pictures.to({str(model.device)!r}, {model.dtype}).")
@@ -155,9 +154,6 @@ def sharing(model: nn.Module, pictures: Tensor) -> Iterator[None]:
     path; of a ViT nothing is shared.
     """
     model = sized(model, pictures)
-    if not isinstance(model, CNN):
-        yield
-        return
     model.shared = Shared(pictures)
     try:
         yield
