@@ -54,7 +54,8 @@ def resnet18():
 def test_cnn(name, resnet18):
     operation = name.split("_")[1]       # the release's triple names the cut before the map's layer, 7 for 8
     raw = CNN_OPERATIONS[operation].under("release")(
-        resnet18, torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), IIAOptions(layer=8, steps=10, definition="release"))
+        resnet18, torch.ones(1, 3, 1, 1), torch.tensor([CLASS]),
+        IIAOptions(layer=8, steps=10, definition="release"))
     found = finish(raw, (224, 224), "bicubic")[0]
     torch.testing.assert_close(found, golden(f"resnet18_{name}"), rtol=0, atol=1e-3)
 
@@ -64,7 +65,8 @@ class RecordedPatches(nn.Module):
 
     def __init__(self, bias):
         super().__init__()
-        self.patches = torch.from_numpy(np.load(GOLDEN / "vit-tiny_patches.npz")["patches"].astype(np.float32))
+        patches = np.load(GOLDEN / "vit-tiny_patches.npz")["patches"]
+        self.patches = torch.from_numpy(patches.astype(np.float32))
         self.bias, self.grid_size, self.img_size = bias, (14, 14), (224, 224)
 
     def forward(self, x):
@@ -77,7 +79,8 @@ def vit_map(operation):
     net.load_state_dict(fill(net.state_dict()))
     net.patch_embed = RecordedPatches(net.patch_embed.proj.bias)
     raw = VIT_OPERATIONS[operation].under("release")(
-        iia.wrap(net), torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), IIAOptions(layer=12, steps=5, definition="release"))
+        iia.wrap(net), torch.ones(1, 3, 1, 1), torch.tensor([CLASS]),
+        IIAOptions(layer=12, steps=5, definition="release"))
     return finish(raw, (224, 224), "bilinear")[0]
 
 
