@@ -3,45 +3,42 @@
 Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia-triple
 """
 
-from iia import generator, methods, settings
-from iia.choosing import chosen_cnn
+from iia.methods import CNN_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # any name of torchvision or timm: resnet50, efficientnet_b4,
                                             # resnet50.a1_in1k, timm/resnet50; and efficientnet_lite0
-fallback_model_name: str | None = "efficientnet_lite0"    # explained where model_name's weights cannot be had; None = stop
+fallback_model_name: str | None = "efficientnet_lite0"    # where those weights cannot be had; None = stop
 FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8),
                                             # "last", or a name (layer3.22)
 operations = ["iia", "iia-triple"]          # iia, iia-triple, gradcam, ...: --help lists them all
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
-BY_MAX_CLASS = False                        # True explains the predicted class, False the target class of pics_file
+BY_MAX_CLASS = False                        # True explains the predicted class, False that of pics_file
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
-batch_size = 32                             # rows (pictures x path points) through the network at once; bounds the memory
+batch_size = 32                             # rows (pictures x path points) at once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes
-labels_file: str | None = None              # the classes' names: one a line, or JSON; None = ImageNet's, or
-                                            # numbers
-image_size: int | str | None = None         # of a picture: a number, or "height,width"; None = the network's
-                                            # own
-in_chans: int | None = None                 # a picture's channels: 1 (grey), 3 or 4; None = those of the
-                                            # weights
+labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers
+image_size: int | str | None = None         # a number, or "height,width"; None = the network's own size
+in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; None = those of the weights
 allow_random_weights = False                # True goes on without weights; such maps mean nothing
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file = "data/pics.txt"                 # lines of <file name> <class number>, or <file name> <class name>
 max_images: int | None = None               # None = all
 results_dir = "qualitive_results"           # the panels: {model}_{class name}_{picture}.png
-save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png) to heatmaps_dir
-heatmaps_dir = "heatmaps"                   # the maps: {picture}_{operation}_{model}.npy, float32 [H, W] in
-                                            # [0, 1]
+save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png)
+heatmaps_dir = "heatmaps"                   # {picture}_{operation}_{model}.npy, float32 [H, W] in [0, 1]
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    model = chosen_cnn(chosen, "vit_saliency_map_generator.py")
-    return generator.explain_pics(model, chosen, layer=chosen.FEATURE_LAYER_NUMBER, steps=chosen.INTERPOLATION_STEPS)
+def main(settings):
+    from iia.choosing import chosen_cnn               # imports torch, which --help need not wait for
+    from iia.generator import explain_pics
+    return explain_pics(chosen_cnn(settings, "vit_saliency_map_generator.py"), settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))
+    run(main, globals(), epilog=listing(CNN_OPERATIONS))

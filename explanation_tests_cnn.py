@@ -1,48 +1,51 @@
 """How faithful are the saliency maps of a CNN? The paper's explanation tests on a list of pictures.
 
-Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia@release,random
+Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia@release
 Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
-from iia import explanation_table, methods, settings
+from iia.methods import CNN_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # any name of torchvision or timm: resnet50, efficientnet_b4,
                                             # resnet50.a1_in1k, timm/resnet50; and efficientnet_lite0
-fallback_model_name: str | None = "efficientnet_lite0"    # where model_name's weights cannot be had; None = stop
+fallback_model_name: str | None = "efficientnet_lite0"    # where those weights cannot be had; None = stop
 FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8),
                                             # "last", or a name (layer3.22)
-operations = ["random", "gradcam", "iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]    # the rows of the table:
-                                            # "random" (noise), those that --help lists, <operation>@<definition>
-figures = ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC"]    # the columns; also DEL_rise, INS_rise (225 passes
-                                            # each). AIC and SIC take most of the time
+operations = ["random", "gradcam", "iia", "iia-triple",
+              "iia-ablation-im", "iia-ablation-ac"]    # the rows: "random" (noise), those that
+                                            # --help lists, <operation>@<definition>
+figures = ["POS", "NEG", "DEL", "INS",
+           "ADP", "PIC", "AIC", "SIC"]      # the columns; also DEL_rise, INS_rise (225 passes each). AIC
+                                            # and SIC take most of the time
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
-explained_class = "target"                  # the class that maps explain: "target", "predicted"; tested is the target
+explained_class = "target"                  # what maps explain: "target", "predicted"; tested is the target
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
-batch_size = 32                             # rows (pictures x path points, masked pictures) at once; bounds the memory
+batch_size = 32                             # rows (path points, masked pictures) through the network at
+                                            # once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes
-labels_file: str | None = None              # the classes' names: one a line, or JSON; None = ImageNet's, or
-                                            # numbers
-image_size: int | str | None = None         # of a picture: a number, or "height,width"; None = the network's
-                                            # own
-in_chans: int | None = None                 # a picture's channels: 1 (grey), 3 or 4; None = those of the
-                                            # weights
+labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers
+image_size: int | str | None = None         # a number, or "height,width"; None = the network's own size
+in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; None = those of the weights
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file = "data/pics.txt"                 # lines of <file name> <class number>, or <file name> <class name>
 max_images: int | None = None               # None = all
-heatmaps_dir: str | None = None             # maps to test instead of computing them: {picture}_{operation}_{model}.npy
+heatmaps_dir: str | None = None             # maps to test instead: {picture}_{operation}_{model}.npy
 num_workers = 2                             # processes that read pictures while the device computes
-results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{layer}_{definition}_{explained_class}/
+results_dir = "explanation_results"         # the tables:
+                                            # {pics_file}_{model}_{layer}_{definition}_{explained_class}/
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    return explanation_table.cnn_table(chosen)
+def main(settings):
+    from iia.explanation_table import cnn_table          # imports torch, which --help need not wait for
+    return cnn_table(settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.CNN_OPERATIONS))
+    run(main, globals(), epilog=listing(CNN_OPERATIONS))

@@ -1,45 +1,48 @@
-"""How faithful are the saliency maps of a vision transformer? The paper's explanation tests on a list of pictures.
+"""How faithful are a vision transformer's saliency maps? The paper's explanation tests on a list of pictures.
 
 Edit the settings below, or give any of them as a flag: --model_name=vit-small --operations=iia,gae,random
 Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
-from iia import explanation_table, methods, settings
+from iia.methods import VIT_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
                                             # or timm
-operations = ["random", "gae", "iia", "iia-triple", "ablation-image", "ablation-attention"]    # the rows of the table:
-                                            # "random" (noise), those that --help lists, <operation>@<definition>
-figures = ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC"]    # the columns; also DEL_rise, INS_rise (225 passes
-                                            # each). AIC and SIC take most of the time
+operations = ["random", "gae", "iia", "iia-triple",
+              "ablation-image", "ablation-attention"]    # the rows: "random" (noise), those that
+                                            # --help lists, <operation>@<definition>
+figures = ["POS", "NEG", "DEL", "INS",
+           "ADP", "PIC", "AIC", "SIC"]      # the columns; also DEL_rise, INS_rise (225 passes each). AIC
+                                            # and SIC take most of the time
 ITERATION_STEPS = 5                         # n, the steps of every path: 5 as in the release, 10 in the paper
-explained_class = "target"                  # the class that maps explain: "target", "predicted"; tested is the target
+explained_class = "target"                  # what maps explain: "target", "predicted"; tested is the target
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
-batch_size = 32                             # rows (pictures x path points, masked pictures) at once; bounds the memory
+batch_size = 32                             # rows (path points, masked pictures) through the network at
+                                            # once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes
-labels_file: str | None = None              # the classes' names: one a line, or JSON; None = ImageNet's, or
-                                            # numbers
-image_size: int | str | None = None         # of a picture: a number, or "height,width"; None = the network's
-                                            # own
-in_chans: int | None = None                 # a picture's channels: 1 (grey), 3 or 4; None = those of the
-                                            # weights
+labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers
+image_size: int | str | None = None         # a number, or "height,width"; None = the network's own size
+in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; None = those of the weights
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file = "data/pics.txt"                 # lines of <file name> <class number>, or <file name> <class name>
 max_images: int | None = None               # None = all
-heatmaps_dir: str | None = None             # maps to test instead of computing them: {picture}_{operation}_{model}.npy
+heatmaps_dir: str | None = None             # maps to test instead: {picture}_{operation}_{model}.npy
 num_workers = 2                             # processes that read pictures while the device computes
-results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{blocks}_{definition}_{explained_class}/
+results_dir = "explanation_results"         # the tables:
+                                            # {pics_file}_{model}_{blocks}_{definition}_{explained_class}/
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    return explanation_table.vit_table(chosen)
+def main(settings):
+    from iia.explanation_table import vit_table          # imports torch, which --help need not wait for
+    return vit_table(settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.VIT_OPERATIONS))
+    run(main, globals(), epilog=listing(VIT_OPERATIONS))

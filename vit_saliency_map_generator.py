@@ -3,42 +3,39 @@
 Edit the settings below, or give any of them as a flag: --model_name=vit-small --operations=iia,gae,rollout
 """
 
-from iia import generator, methods, settings
-from iia.choosing import chosen_vit
+from iia.methods import VIT_OPERATIONS, listing
+from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
                                             # or timm
 operations = ["iia", "iia-triple"]          # any of those that --help lists
 ITERATION_STEPS = 5                         # n, the steps of every path: 5 as in the release, 10 in the paper
-BY_MAX_CLASS = False                        # True explains the predicted class, False the target class of pics_file
+BY_MAX_CLASS = False                        # True explains the predicted class, False that of pics_file
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
-batch_size = 10                             # rows (pictures x path points) through the network at once; bounds the memory
+batch_size = 10                             # rows (pictures x path points) at once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes
-labels_file: str | None = None              # the classes' names: one a line, or JSON; None = ImageNet's, or
-                                            # numbers
-image_size: int | str | None = None         # of a picture: a number, or "height,width"; None = the network's
-                                            # own
-in_chans: int | None = None                 # a picture's channels: 1 (grey), 3 or 4; None = those of the
-                                            # weights
+labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers
+image_size: int | str | None = None         # a number, or "height,width"; None = the network's own size
+in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; None = those of the weights
 allow_random_weights = False                # True goes on without weights; such maps mean nothing
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file = "data/pics.txt"                 # lines of <file name> <class number>, or <file name> <class name>
 max_images: int | None = None               # None = all
 results_dir = "qualitive_results"           # the panels: {model}_{class name}_{picture}.png
-save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png) to heatmaps_dir
-heatmaps_dir = "heatmaps"                   # the maps: {picture}_{operation}_{model}.npy, float32 [H, W] in
-                                            # [0, 1]
+save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png)
+heatmaps_dir = "heatmaps"                   # {picture}_{operation}_{model}.npy, float32 [H, W] in [0, 1]
 # ----------------------------------------------------------------------------------------------
 
 
-def main(chosen):
-    model = chosen_vit(chosen, "cnn_saliency_map_generator.py")
-    return generator.explain_pics(model, chosen, layer="last", steps=chosen.ITERATION_STEPS)
+def main(settings):
+    from iia.choosing import chosen_vit               # imports torch, which --help need not wait for
+    from iia.generator import explain_pics
+    return explain_pics(chosen_vit(settings, "cnn_saliency_map_generator.py"), settings)
 
 
 if __name__ == "__main__":
-    settings.run(main, globals(), epilog=methods.listing(methods.VIT_OPERATIONS))
+    run(main, globals(), epilog=listing(VIT_OPERATIONS))

@@ -32,7 +32,7 @@ results_file = "networks.jsonl"          # a line for each network; delete it to
 max_seconds = 600                        # for one network; a longer one counts as refused
 limit: int | None = None                 # only so many networks of each library
 oracle = False                           # compare the iia map with the loops of tests/oracle_hooks.py too
-table = "docs/networks.md"               # the Markdown table
+table = "docs/networks_explained.md"             # the Markdown table
 threads = 2                              # of one network's process
 one: str | None = None                   # "timm/resnet18": only this network, its row printed as JSON
 # ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import iia
-from iia import figures
+from iia import plots
 from iia.datasets.photographs import photograph
 from iia.datasets.pictures import denormalise
 from iia.runs import whole_file
@@ -25,7 +25,6 @@ MODEL = "efficientnet_lite0"
 PHOTOGRAPHS = {"chelsea.png": 285, "coffee.png": 967, "rocket.jpg": 657}      # file and ImageNet class
 TARGET = Path("docs") / "methods.png"
 COLUMNS, TILE, GAP, HEAD = 8, 104, 4, 22                                      # the last three in pixels
-COLOURS = 256                                                                 # a palette: a third of the size
 
 
 def explain_all() -> dict[str, np.ndarray]:
@@ -39,7 +38,7 @@ def explain_all() -> dict[str, np.ndarray]:
         start = time.perf_counter()
         maps = iia.explain(model, x, list(PHOTOGRAPHS.values()), name).numpy()
         print(f"{name:<16} {(time.perf_counter() - start) / len(x):6.2f} s", flush=True)
-        columns[name] = np.stack([figures.overlay(picture, heatmap) for picture, heatmap in zip(pictures, maps)])
+        columns[name] = np.stack([plots.overlay(*pair) for pair in zip(pictures, maps)])
     return columns
 
 
@@ -54,13 +53,14 @@ def draw(columns: dict[str, np.ndarray]) -> Image.Image:
         top, left = (place // COLUMNS) * band, (place % COLUMNS) * (TILE + GAP)
         pen.text((left + TILE / 2, top + HEAD - 5), name, fill="black", font=font, anchor="ms")
         for row, tile in enumerate(tiles):
-            tile = Image.fromarray((tile.clip(0, 1) * 255).round().astype(np.uint8)).resize((TILE, TILE), Image.LANCZOS)
+            tile = Image.fromarray((tile.clip(0, 1) * 255).round().astype(np.uint8))
+            tile = tile.resize((TILE, TILE), Image.LANCZOS)
             canvas.paste(tile, (left, top + HEAD + row * (TILE + GAP)))
     return canvas
 
 
 if __name__ == "__main__":
-    picture = draw(explain_all()).quantize(COLOURS, dither=Image.Dither.NONE)
+    picture = draw(explain_all())
     with whole_file(TARGET) as temporary:
         picture.save(temporary, optimize=True)
     print(f"{TARGET}: {TARGET.stat().st_size / 1000:.0f} kB")

@@ -6,12 +6,22 @@
     maps = iia.explain(model, pictures, classes=[285], operation="iia-triple")  # [B, 224, 224] in [0, 1]
 """
 
-from .datasets.pictures import load_pictures
-from .errors import UserError
-from .explaining import explain, operations, predict, sharing
-from .memory import keep_freed_memory
-from .models import wrap
-from .models.loading import load_model
+from importlib import import_module
 
-__all__ = ["UserError", "explain", "keep_freed_memory", "load_model", "load_pictures", "operations",
-           "predict", "sharing", "wrap"]
+_PLACES = {"UserError": "errors", "explain": "explaining", "keep_freed_memory": "memory",
+           "load_model": "models.loading", "load_pictures": "datasets.pictures", "operations": "explaining",
+           "predict": "explaining", "sharing": "explaining", "wrap": "models"}
+
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first asked for: torch takes seconds, which `--help` need not wait for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(f".{_PLACES[name]}", __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

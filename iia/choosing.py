@@ -1,53 +1,84 @@
-"""The network that a script's settings ask for."""
+"""The network that a script's settings ask for, and how they want it explained."""
 
 import sys
 
 from .errors import UserError
+from .explaining import operations, prepare
 from .models import CNN, ViT
 from .models.loading import load_model
 from .models.weights import WeightsMissing
 from .settings import Settings
 
-HOW = ("weights_path", "allow_random_weights", "precision", "labels_file", "image_size", "in_chans")
+OF_NETWORK = ("weights_path", "allow_random_weights", "precision", "labels_file", "image_size", "in_chans")
 
 
-def chosen_cnn(chosen: Settings, other_script: str) -> CNN:
+def chosen_cnn(settings: Settings, other_script: str) -> CNN:
     """The CNN that a script's settings ask for. One that was named by flag is never replaced.
 
     Raises:
         UserError: they name a ViT, which `other_script` explains.
     """
-    fallback = None if "model_name" in chosen.given else chosen.fallback_model_name
-    model = load_or_fallback(chosen.model_name, fallback, **_how(chosen))
+    fallback = None if "model_name" in settings.given else settings.fallback_model_name
+    model = load_or_fallback(settings, fallback)
     if isinstance(model, ViT):
         raise UserError(f"{model.name} is a vision transformer; give it to {other_script}.")
     return model
 
 
-def chosen_vit(chosen: Settings, other_script: str) -> ViT:
+def chosen_vit(settings: Settings, other_script: str) -> ViT:
     """The ViT that a script's settings ask for.
 
     Raises:
         UserError: they name a network without attention over patches, which `other_script` explains.
     """
-    model = load_model(chosen.model_name, **_how(chosen))
+    model = load_or_fallback(settings, None)
     if isinstance(model, CNN):
         raise UserError(f"{model.name} has no attention over all patches to explain; "
                         f"give it to {other_script}.")
     return model
 
 
-def load_or_fallback(name: str, fallback: str | None, **how) -> CNN | ViT:
-    """`load_model`, or the fallback network with a warning where no weights of `name` can be had."""
+def load_or_fallback(settings: Settings, fallback: str | None) -> CNN | ViT:
+    """The network of the settings, or the fallback with a warning where no weights of it can be had."""
     try:
-        return load_model(name, **how)
+        return load_model(settings.model_name, **{name: getattr(settings, name) for name in OF_NETWORK})
     except WeightsMissing as why:
         if fallback is None:
             raise
-        print(f"warning: explaining {fallback} instead of {name}, whose weights are {why.reason}.\n"
-              f"         {why.remedy}", file=sys.stderr)
-        return load_model(fallback, precision=how.get("precision", "fp32"))
+        print(f"warning: explaining {fallback} instead of {settings.model_name}, whose weights are "
+              f"{why.reason}.\n         {why.remedy}", file=sys.stderr)
+        return load_model(fallback, precision=settings.precision)
 
 
-def _how(chosen: Settings) -> dict:
-    return {name: getattr(chosen, name) for name in HOW}
+def explain_options(model: CNN | ViT, settings: Settings) -> dict[str, object]:
+    """The settings as arguments of `iia.explain`, seen to be right for every operation that is asked for.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    at_least(settings, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, batch_size=1, max_images=1)
+    layer, steps = layer_and_steps(settings)
+    options = dict(layer=layer, steps=steps, definition=settings.definition, batch_size=settings.batch_size)
+    if not settings.operations:
+        raise UserError(f"operations is empty. Allowed: {', '.join(operations(model))}.")
+    for operation in settings.operations:
+        prepare(model, operation, **options)
+    return options
+
+
+def layer_and_steps(settings: Settings) -> tuple[int | str, int]:
+    """The layer that is explained and n, under the names that a CNN's and a ViT's script give them."""
+    own = vars(settings)
+    steps = "ITERATION_STEPS" if "ITERATION_STEPS" in own else "INTERPOLATION_STEPS"
+    return own.get("FEATURE_LAYER_NUMBER", "last"), own[steps]
+
+
+def at_least(settings: Settings, **least: int) -> None:
+    """Raise UserError where a setting is less than the number given for it, or no whole number.
+
+    One that is None, or that the script has not, is let through.
+    """
+    for name, number in least.items():
+        value = getattr(settings, name, None)
+        if value is not None and (type(value) is not int or value < number):
+            raise UserError(f"{name} is {value!r}; it is a whole number, at least {number}.")

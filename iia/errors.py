@@ -8,16 +8,22 @@ class UserError(Exception):
     """Something outside the code is amiss. Scripts print the message without a traceback."""
 
 
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """" Did you mean 'near'?" for the nearest allowed name, in any case; "" where none is near."""
+    names = {each.lower(): each for each in allowed}
+    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+    return f" Did you mean {names[near[0]]!r}?" if near else ""
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str], more: str = "") -> UserError:
     """The error for a name that is in no table: the nearest match first, then all that is allowed."""
     allowed = list(allowed)
-    near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"{kind} {name!r} is unknown.{hint} Allowed: {', '.join([*allowed, more] if more else allowed)}.")
+    listed = ", ".join([*allowed, more] if more else allowed)
+    return UserError(f"{kind} {name!r} is unknown.{did_you_mean(name, allowed)} Allowed: {listed}.")
 
 
 def check_choice(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """Return name when it is one of `allowed`; raise UserError otherwise."""
+    """Return `name`; raise UserError where it is none of `allowed`."""
     allowed = list(allowed)
     if name not in allowed:
         raise unknown(kind, name, allowed)

@@ -1,19 +1,20 @@
-"""The one call: pictures and classes in, finished maps out."""
+"""Explains pictures: pictures and classes in, finished maps out. Arguments are checked here alone."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from .cnn import How
 from .errors import UserError, check_choice
+from .integration import chunks
 from .maps import finish
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS, Operation
 from .models import CNN, ViT, wrap
 from .models.calls import ONE_AT_A_TIME
 from .models.model import Model, Shared, Target
+from .options import IIAOptions
 from .runs import with_halving
 
 
@@ -48,29 +49,37 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
             the network has not, or arguments of the wrong shape, dtype or device.
     """
     with ONE_AT_A_TIME:                   # tracing a network disturbs the passes of other threads
-        return explain_alone(sized(model, pictures), pictures, classes, operation, target, layer, definition,
-                             steps, batch_size)
+        model = sized(model, pictures)
+        row, method, options = prepare(model, operation, target=target, layer=layer, definition=definition,
+                                       steps=steps, batch_size=batch_size)
+        if not len(pictures):
+            return pictures.new_zeros(0, *pictures.shape[-2:])
+        x = pictures.to(model.dtype)
+        x = x.clone() if x.is_inference() else x
+        y = checked_classes(model, x, classes, target)
+
+        def raw_maps(batch_size: int) -> Tensor:
+            now, at_once = replace(options, batch_size=batch_size), max(1, batch_size // row.rows)
+            return torch.cat([method(model, x[part], y[part], now) for part in chunks(len(x), at_once)])
+
+        return finish(with_halving(raw_maps, batch_size).detach(), tuple(x.shape[-2:]), model.upsampling)
 
 
-def explain_alone(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequence[int] | int | None,
-                  operation: str, target: Target | None, layer: int | str | nn.Module, definition: str,
-                  steps: int | None, batch_size: int) -> Tensor:
-    """`explain` for one thread, with a model for pictures of this size."""
-    row = operations(model)[check_choice("operation", operation, operations(model))]
-    method = row.under(definition)
+def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = "last",
+            definition: str = "paper", steps: int | None = None, batch_size: int = 32,
+            target: Target | None = None) -> tuple[Operation, Callable, IIAOptions]:
+    """An operation, its function (with its library imported), and its options; the arguments are `explain`'s.
+
+    Raises:
+        UserError: one of the arguments is wrong, or the operation's library is not installed.
+    """
+    row = operations(model)[check_choice("operation", str(operation).lower(), operations(model))]
+    method = row.under(str(definition).lower())
     steps = model.default_steps if steps is None else steps
     if not all(isinstance(value, int) and value >= 1 for value in (steps, batch_size)):
         raise UserError(f"steps ({steps!r}) and batch_size ({batch_size!r}) are whole numbers, at least 1.")
     cut = model.cut(layer, row.of_layer)
-    if not len(pictures):
-        return pictures.new_zeros(0, *pictures.shape[-2:])
-    pictures = pictures.to(model.dtype)
-    pictures = pictures.clone() if pictures.is_inference() else pictures
-    classes = checked_classes(model, pictures, classes, target)
-    how = How(cut, steps, definition, batch_size, target)
-    raw = with_halving(lambda size: method(model, pictures, classes, replace(how, batch_size=size)),
-                       batch_size)
-    return finish(raw.detach(), tuple(pictures.shape[-2:]), model.upsampling)
+    return row, method, IIAOptions(cut, steps, definition.lower(), batch_size, target)
 
 
 def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
@@ -83,15 +92,13 @@ def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
         raise UserError(f"pictures are a torch tensor [B, C, H, W], not {type(pictures).__name__}; "
                         "iia.load_pictures makes one from files.")
     channels = model.channels if isinstance(model, Model) else None
-    if pictures.ndim != 4 or (channels or pictures.shape[1]) != pictures.shape[1] \
-            or not pictures.is_floating_point():
+    if pictures.ndim != 4 or channels not in (None, pictures.shape[1]) or not pictures.is_floating_point():
         raise UserError(f"pictures are [B, {channels or 'C'}, H, W] of floating point, not "
                         f"{list(pictures.shape)} of {pictures.dtype}.")
     if not isinstance(model, Model):
         model = wrap(model, image_size=tuple(pictures.shape[-2:]), in_chans=pictures.shape[1])
-    half = pictures.dtype in (torch.float16, torch.bfloat16) \
-        and model.dtype == torch.float32     # a half network's own
-    if pictures.device != model.device or not (half or pictures.dtype == model.dtype):
+    widened = model.dtype == torch.float32 and pictures.dtype in (torch.float16, torch.bfloat16)
+    if pictures.device != model.device or not (widened or pictures.dtype == model.dtype):
         raise UserError(f"the pictures are {pictures.dtype} on {pictures.device}, the network is "
                         f"{model.dtype} on {model.device}; give it "
                         f"pictures.to({str(model.device)!r}, {model.dtype}).")
@@ -146,9 +153,6 @@ def sharing(model: nn.Module, pictures: Tensor) -> Iterator[None]:
     path; of a ViT nothing is shared.
     """
     model = sized(model, pictures)
-    if not isinstance(model, CNN):
-        yield
-        return
     model.shared = Shared(pictures)
     try:
         yield

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from . import figures as drawing
-from . import settings
+from . import plots, settings
 from .choosing import chosen_cnn, chosen_vit
 from .datasets.photographs import put_in_place
 from .datasets.pics import read_pics
@@ -287,7 +286,7 @@ def report(summary: dict, folder: Path, title: str) -> None:
                  **{f"{operation} {name}": curve for operation, own in curves.items() for name, curve in own.items()})
     if any(curves.values()):
         labels = {name: (FIGURES[name].x, FIGURES[name].y) for name in points}
-        drawing.save_curves(folder / "curves.png", title, points, curves, labels)
+        plots.save_curves(folder / "curves.png", title, points, curves, labels)
 
 
 def print_table(summary: dict) -> None:

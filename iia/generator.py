@@ -1,137 +1,129 @@
-"""The story that both saliency map scripts tell: a list of pictures in, panels out."""
+"""Explains the pictures of a list, and writes a panel for each."""
 
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from . import figures, settings
-from .datasets.pics import Pic, read_pics
+from . import plots
+from .choosing import explain_options
 from .datasets.photographs import put_in_place
+from .datasets.pics import Pic, read_pics
 from .datasets.pictures import PictureError, mode_of, normalise, open_picture, squash
-from .errors import UserError, check_choice
-from .explaining import explain, operations, predict
+from .explaining import explain, predict
+from .integration import chunks
 from .maps import is_degenerate, map_file
-from .methods import DEFINITIONS
-from .runs import Skips, pick_device, versions, whole_file
+from .models.model import Model
+from .runs import Skips, pick_device, versions, whole_file, write_json
+from .settings import Settings
 
 
-def explain_pics(model, chosen: settings.Settings, layer: int | str, steps: int) -> int:
-    """Explain every picture of `chosen.pics_file` and write its panel; returns the exit code.
+def explain_pics(model: Model, settings: Settings) -> int:
+    """Explain every picture of `settings.pics_file` and write its panel; returns the exit code.
 
     Pictures are explained a few at a time, and a picture's files are written as soon as it is done.
     What cannot be used (a bad line, a missing or broken picture) is named, counted and makes the exit
     code 1; it stops nothing else.
-    """
-    check(model, chosen, layer, steps)
-    model.to(pick_device(chosen.device))
-    skips, degenerate, written = Skips(), 0, 0
-    pics, problems = read_pics(chosen.pics_file, chosen.images_dir, model.classes, model.labels)
-    pics, twins = without_twins(pics)
-    for problem in problems + twins:
-        skips.add(problem)
-    pics = pics[:chosen.max_images]
-    put_in_place(pic.path for pic in pics)
-    settings.save(Path(chosen.results_dir) / f"{model.name}_settings.json", chosen, model=model.label, versions=versions())
 
-    together = max(1, chosen.batch_size // steps)        # so that a batch of pictures fills the rows
+    Raises:
+        UserError: a setting is wrong, which is seen before the first picture is explained.
+    """
+    options = explain_options(model, settings)
+    mode_of(model.channels)
+    model.to(pick_device(settings.device))
+    skips, degenerate, written, seconds = Skips(), 0, 0, Counter()
+    pics, problems = read_pics(settings.pics_file, settings.images_dir, model.classes, model.labels)
+    pics, clashes = drop_name_clashes(pics)
+    for problem in problems + clashes:
+        skips.add(problem)
+    pics = pics[:settings.max_images]
+    put_in_place(pic.path for pic in pics)
+    write_json(Path(settings.results_dir) / f"{model.name}_settings.json",
+               {"settings": settings.values(), "model": model.label, "versions": versions()})
+
+    together = max(1, settings.batch_size // options["steps"])      # so that their path points fill a batch
     with tqdm(total=len(pics), unit="picture", desc=model.label, disable=not pics) as progress:
-        for batch, raw in picture_batches(pics, together, model, skips, progress):
+        for part in chunks(len(pics), together):
+            batch = read_pictures(pics[part], model, skips)
+            progress.update(len(pics[part]) - len(batch))
+            if not batch:
+                continue
+            raw = torch.stack(list(batch.values()))
             x = normalise(raw, model.mean, model.std).to(model.device)
-            classes = predict(model, x) if chosen.BY_MAX_CLASS else torch.tensor([pic.target for pic in batch]).to(x.device)
-            maps, seconds = explain_batch(model, chosen, x, classes, layer, steps, progress)
-            for operation, own in maps.items():
-                for pic, flat in zip(batch, is_degenerate(own)):
-                    if flat:
-                        degenerate += 1
-                        tqdm.write(f"degenerate: the {operation} map of {pic.path.name} is constant or not finite; it is "
-                                   "shown as zeros", file=sys.stderr)
+            targets = torch.tensor([pic.target for pic in batch])
+            classes = predict(model, x) if settings.BY_MAX_CLASS else targets
+            maps = {}
+            for operation in settings.operations:        # each by itself, so that its time is its own
+                progress.set_postfix_str(operation)
+                start = time.perf_counter()
+                maps[operation] = explain(model, x, classes, operation, **options).cpu()
+                seconds[operation] += time.perf_counter() - start
             for i, pic in enumerate(batch):
-                write_results(model, chosen, pic, figures.rgb(raw[i]), int(classes[i]),
-                              {operation: values[i].float().numpy() for operation, values in maps.items()}, seconds)
+                own = {operation: values[i] for operation, values in maps.items()}
+                degenerate += warn_of_degenerate(pic, own)
+                write_results(model, settings, pic, raw[i], int(classes[i]), own)
                 written += 1
                 progress.update()
-    print(f"{written} panels in {chosen.results_dir}/, explained with {model.label}"
-          + (f"; {degenerate} degenerate maps" if degenerate else "") + (f"; {len(skips)} skipped" if len(skips) else ""))
-    return 1 if len(skips) else 0
+    if written:
+        print("seconds a picture:", ", ".join(f"{name} {all / written:.2g}" for name, all in seconds.items()))
+    said = [f"{degenerate} degenerate maps"] * (degenerate > 0) + [f"{len(skips)} skipped"] * (len(skips) > 0)
+    print("; ".join([f"{written} panels in {settings.results_dir}/, explained with {model.label}", *said]))
+    return int(len(skips) > 0)
 
 
-def without_twins(pics: list[Pic]) -> tuple[list[Pic], list[str]]:
-    """The pictures less those whose files would overwrite those of another picture, and what is wrong with these."""
-    first, twins = {}, []
+def drop_name_clashes(pics: list[Pic]) -> tuple[list[Pic], list[str]]:
+    """The pictures without those whose files would overwrite another's, and a message for each of these."""
+    first, clashes = {}, []
     for pic in pics:
         other = first.setdefault((pic.stem, pic.target), pic)
         if other.path != pic.path:
-            twins.append(f"{pic.line}: the files of {pic.path.name} would overwrite those of {other.path.name}; rename one")
-    return [pic for pic in pics if first[pic.stem, pic.target].path == pic.path], twins
+            clashes.append(f"{pic.line}: the files of {pic.path.name} would overwrite those of "
+                           f"{other.path.name}; rename one")
+    return [pic for pic in pics if first[pic.stem, pic.target].path == pic.path], clashes
 
 
-def check(model, chosen: settings.Settings, layer: int | str, steps: int) -> None:
-    """Find what is wrong with the settings before the first picture is explained."""
-    if not chosen.operations:
-        raise UserError(f"operations is empty. Allowed: {', '.join(operations(model))}.")
-    for operation in chosen.operations:
-        check_choice("operation", operation, operations(model))
-    check_choice("definition", chosen.definition, DEFINITIONS)
-    for operation in chosen.operations:
-        operations(model)[operation].under(chosen.definition)      # imports its library, before anything is timed
-    model.cut(layer)
-    mode_of(model.channels)
-    for name, value in {"batch_size": chosen.batch_size, "steps": steps, "max_images": chosen.max_images}.items():
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; it is at least 1.")
-
-
-def explain_batch(model, chosen: settings.Settings, x: torch.Tensor, classes: torch.Tensor, layer: int | str, steps: int,
-                  progress: tqdm) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """By operation: the maps of the pictures x, [B, H, W] on the CPU, and the seconds for a picture.
-
-    Nothing is shared between operations: the panel shows what each of them takes by itself.
-    """
-    maps, seconds = {}, {}
-    for operation in chosen.operations:
-        progress.set_postfix_str(operation)
-        start = time.perf_counter()
-        maps[operation] = explain(model, x, classes, operation, layer=layer, steps=steps,
-                                  definition=chosen.definition, batch_size=chosen.batch_size).cpu()
-        seconds[operation] = (time.perf_counter() - start) / len(x)
-    return maps, seconds
-
-
-def picture_batches(pics: list[Pic], size: int, model, skips: Skips,
-                    progress: tqdm) -> Iterator[tuple[list[Pic], torch.Tensor]]:
-    """The pictures that can be read, `size` at a time: (pics, raw pictures [B, C, H, W] in [0, 1])."""
-    batch, pictures = [], []
+def read_pictures(pics: list[Pic], model: Model, skips: Skips) -> dict[Pic, Tensor]:
+    """The pictures that can be read, raw: [C, H, W] in [0, 1]. The others are skipped."""
+    found = {}
     for pic in pics:
         try:
-            pictures.append(squash(open_picture(pic.path, model.channels), model.size))
-            batch.append(pic)
+            found[pic] = squash(open_picture(pic.path, model.channels), model.size)
         except PictureError as why:
             skips.add(f"{pic.line}: {why}")
-            progress.update()
-        if len(batch) == size or (batch and pic is pics[-1]):
-            yield batch, torch.stack(pictures)
-            batch, pictures = [], []
+    return found
 
 
-def write_results(model, chosen: settings.Settings, pic: Pic, picture: np.ndarray, target: int,
-                  maps: dict[str, np.ndarray], seconds: dict[str, float]) -> None:
-    """A picture's panel and, where they are asked for, its maps and mask pictures."""
-    name = model.class_name(target)
-    tiles = {"picture": picture}
-    tiles |= {f"{operation}\n{seconds[operation]:.2g} s": figures.overlay(picture, heatmap) for operation, heatmap in maps.items()}
-    title = f"{name} ({target})" if model.labels else name
-    title += f" · {model.label} · {pic.path.name}"
-    if chosen.definition != "paper":
-        title += f" · {chosen.definition}"
-    figures.save_panel(Path(chosen.results_dir) / f"{model.name}_{figures.safe(name)}_{figures.safe(pic.stem)}.png", title, tiles)
-    if chosen.save_heatmaps_masks:
-        for operation, heatmap in maps.items():
-            path = map_file(chosen.heatmaps_dir, pic.stem, operation, model.name)
-            with whole_file(path) as temporary:
-                np.save(temporary, heatmap.astype(np.float32))
-            figures.save_mask(path.with_name(f"{path.stem}_mask.png"), picture, heatmap)
+def warn_of_degenerate(pic: Pic, maps: dict[str, Tensor]) -> int:
+    """Name the operations whose map of a picture says nothing; returns how many there are."""
+    flat = [operation for operation, values in maps.items() if is_degenerate(values[None])]
+    for operation in flat:
+        tqdm.write(f"degenerate: the {operation} map of {pic.path.name} is constant or not finite; "
+                   "it is shown as zeros", file=sys.stderr)
+    return len(flat)
+
+
+def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, explained: int,
+                  maps: dict[str, Tensor]) -> None:
+    """Write a picture's panel and, where they are asked for, its maps and mask pictures.
+
+    Args:
+        raw: the picture, [C, H, W] in [0, 1]. explained: the class that the maps explain.
+        maps: by operation, [H, W] in [0, 1].
+    """
+    name, picture = model.class_name(explained), plots.rgb(raw)
+    maps = {operation: values.float().numpy() for operation, values in maps.items()}
+    title = [f"{name} ({explained})" if model.labels else name, model.label, pic.path.name]
+    title += [settings.definition] if settings.definition != "paper" else []
+    tiles = {"picture": picture} | {operation: plots.overlay(picture, own) for operation, own in maps.items()}
+    file = f"{model.name}_{plots.safe(name)}_{plots.safe(pic.stem)}.png"
+    plots.save_panel(Path(settings.results_dir) / file, " · ".join(title), tiles)
+    for operation, own in maps.items() if settings.save_heatmaps_masks else ():
+        path = map_file(settings.heatmaps_dir, pic.stem, operation, model.name)
+        with whole_file(path) as temporary:
+            np.save(temporary, own)
+        plots.save_picture(path.with_name(f"{path.stem}_mask.png"), picture * own[..., None])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Score = Callable[[Tensor, Tensor], Tensor]
-Term = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Term = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def path_points(n: int, like: Tensor) -> Tensor:
@@ -49,22 +49,17 @@ def gradient(score: Score, v: Tensor, classes: Tensor) -> Tensor:
         return torch.autograd.grad(score(v, classes).sum(), v)[0]       # rows do not interact
 
 
-# What is summed along a path: a term is given the points v = r + a d, [p, s, C, H, W] for s values of a, the
-# gradients g = ∂f_y/∂v there, and r and the span d = u − r, [p, C, H, W]; it returns its sum over s.
+# A term is what is summed along a path. It is given the points v = r + a d, [p, s, C, H, W] for s values of
+# a, the gradients g = ∂f_y/∂v there, and the span d = u − r, [p, 1, C, H, W].
 
-def iia_term(v: Tensor, g: Tensor, a: Tensor, r: Tensor, d: Tensor) -> Tensor:
-    """Σ (u − r) ∘ q with the paper's integrand q = v ∘ ∂f_y/∂v (METHOD.md, section 3).
-
-    Written as d ∘ (r ∘ Σ g + d ∘ Σ a g): both sums are one product of matrices, which reads g once.
-    """
-    weights = torch.stack([torch.ones_like(a), a])                              # [2, s]
-    sum_g, sum_ag = (weights @ g.flatten(2)).unflatten(2, d.shape[1:]).unbind(1)
-    return d * (r * sum_g + d * sum_ag)
+def iia_term(v: Tensor, g: Tensor, d: Tensor) -> Tensor:
+    """(u − r) ∘ q with the paper's integrand q = v ∘ ∂f_y/∂v (METHOD.md, section 3)."""
+    return d * v * g
 
 
-def ig_term(v: Tensor, g: Tensor, a: Tensor, r: Tensor, d: Tensor) -> Tensor:
-    """Σ (u − r) ∘ ∂f_y/∂v: plain Integrated Gradients, the special case q = ∂f_y/∂v."""
-    return d * g.sum(1)
+def ig_term(v: Tensor, g: Tensor, d: Tensor) -> Tensor:
+    """(u − r) ∘ ∂f_y/∂v: plain Integrated Gradients, the special case q = ∂f_y/∂v."""
+    return d * g
 
 
 def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, n: int, chunk: int,
@@ -90,7 +85,7 @@ def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, n: int, c
     for steps in chunks(n + 1, chunk):
         size = steps.stop - steps.start
         for rows in chunks(len(u), max(1, chunk // size)):
-            v = torch.addcmul(r[rows, None], a[steps].view(1, -1, 1, 1, 1), d[rows, None])       # [p, s, C, H, W]
+            v = torch.addcmul(r[rows, None], a[steps].view(1, -1, 1, 1, 1), d[rows, None])  # [p, s, C, H, W]
             g = gradient(score, v.flatten(0, 1), classes[rows].repeat_interleave(size))
-            total[rows] += term(v, g.contiguous().view_as(v), a[steps], r[rows], d[rows]).sum(1)
+            total[rows] += term(v, g.contiguous().view_as(v), d[rows, None]).sum((1, 2))
     return total / n

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import figures, settings
-from .choosing import chosen_cnn, chosen_vit
+from . import plots, settings
+from .choosing import chosen_cnn, chosen_vit, explain_options
 from .datasets.coco import Coco
 from .datasets.imagenet_segmentation import ImageNetSegmentation
 from .datasets.segmentation import SegmentationDataset
@@ -14,7 +14,6 @@ from .errors import UserError, check_choice
 from .evaluation import segmentation
 from .evaluation.runner import Batch, Measure, Row, evaluate, exit_code, fingerprint, print_table, stamps
 from .explaining import explain, predict, sharing
-from .generator import check
 from .maps import is_degenerate
 from .runs import pick_device, rank
 
@@ -41,7 +40,7 @@ def table(model, dataset: str, chosen: settings.Settings, layer: int | str, step
     asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}/. Returns 1 when a picture had to be
     skipped, else 0.
     """
-    check(model, chosen, layer, steps)
+    explain_options(model, chosen)
     for name in ("num_workers", "save_overlays"):
         if getattr(chosen, name) < 0:
             raise UserError(f"{name} is {getattr(chosen, name)}; it is at least 0.")
@@ -106,7 +105,7 @@ class Score:
         return rows
 
     def panel(self, index: int) -> Path:
-        return self.panels / f"{figures.safe(self.data.ids[index])}.png"
+        return self.panels / f"{plots.safe(self.data.ids[index])}.png"
 
     def lacking_panels(self, max_images: int | None) -> list[int]:
         """The pictures whose panel is asked for and not there: they are explained once more for it."""
@@ -115,19 +114,19 @@ class Score:
 
     def save_panel(self, index: int, picture, mask, target: int, maps: dict) -> None:
         """A row of the picture and its maps; under it the mask and what each map calls the object."""
-        pixels = figures.rgb(self.data.pixels(picture))
+        pixels = plots.rgb(self.data.pixels(picture))
         called = {name: segmentation.foreground(m[None])[0] for name, m in maps.items()}
         tiles = {"picture": pixels}
-        tiles |= {name: figures.overlay(pixels, m.float().cpu().numpy()) for name, m in maps.items()}
-        tiles |= {"mask": lit(pixels, mask.cpu().numpy())}
-        tiles |= {f"{name} > its mean": lit(pixels, where.cpu().numpy()) for name, where in called.items()}
+        tiles |= {name: plots.overlay(pixels, m.float().cpu().numpy()) for name, m in maps.items()}
+        tiles |= {"mask": dim_background(pixels, mask.cpu().numpy())}
+        tiles |= {f"{name} > its mean": dim_background(pixels, where.cpu().numpy()) for name, where in called.items()}
         number = f"{target}, " if self.model.labels else ""
         title = (f"{self.model.class_name(target)} ({number}predicted)", self.model.label,
                  f"{self.data.name} {self.data.ids[index]}")
-        figures.save_panel(self.panel(index), " · ".join(title), tiles)
+        plots.save_panel(self.panel(index), " · ".join(title), tiles)
 
 
-def lit(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+def dim_background(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
     """A picture [H, W, 3] that stays bright where the object is [H, W]."""
     return pixels * np.where(where, 1, 0.25)[..., None]
 

@@ -1,28 +1,42 @@
-"""A script's variables from its own first block, and from the command line.
+"""A script's variables as settings, and as flags of the command line.
 
-A script keeps its settings as module-level variables at its top, each with a comment behind it:
+A script keeps its settings between two lines of dashes at its top, each with a comment behind it:
 
+    # ---- settings
     INTERPOLATION_STEPS = 10       # n, the steps of every path
+    # ----
 
 Each is also a flag of its own name and type (`--INTERPOLATION_STEPS=20`), listed with its comment by
 `--help`. The type is that of the value, or the annotation where the value cannot tell it
-(`weights_path: str | None = None`).
+(`weights_path: str | None = None`). This file imports nothing that takes long.
 """
 
 import argparse
 import ast
-import difflib
-import io
+import re
 import sys
-import tokenize
-import types
-import typing
 from collections.abc import Callable
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from types import SimpleNamespace
+from types import NoneType, SimpleNamespace, UnionType
+from typing import NoReturn, get_args
 
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .memory import keep_freed_memory
+
+SWITCH = dict.fromkeys(("true", "yes", "1"), True) | dict.fromkeys(("false", "no", "0"), False)
+KINDS = {       # what a flag takes and how its text becomes a value; the first that fits counts
+    NoneType: ("none", lambda text: {"none": None}[text.lower()]),
+    bool: ("true|false", lambda text: SWITCH[text.lower()]),
+    int: ("INT", int),
+    float: ("NUMBER", float),
+    list: ("A,B,...", lambda text: [part.strip() for part in text.split(",") if part.strip()]),
+    str: ("TEXT", str),
+}
+# Names of a choice, all of them in small letters, which may be given in any case.
+ANY_CASE = {"model_name", "fallback_model_name", "operations", "definition", "device", "precision",
+            "chosen_dataset", "explained_class"}
 
 
 class Settings(SimpleNamespace):
@@ -34,20 +48,21 @@ class Settings(SimpleNamespace):
         return {name: value for name, value in vars(self).items() if name != "given"}
 
 
-def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") -> typing.NoReturn:
-    """Run a script's `main` with its settings: `settings.run(main, globals())`; `epilog` ends its `--help`.
+def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") -> NoReturn:
+    """Run a script's `main` with its settings: `run(main, globals())`; `epilog` ends its `--help`.
 
     A UserError, or what the system says of a file, is printed as one message (exit code 2); Ctrl-C ends
     quietly (130). Otherwise the exit code is what `main` returns. The process keeps freed memory.
     """
     keep_freed_memory()
     try:
-        code = main(read(script, sys.argv[1:], epilog)) or 0
+        code = main(from_flags(script, sys.argv[1:], epilog)) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except OSError as error:              # a folder that may not be entered, a name that is too long, a full disk
-        print(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or error}).", file=sys.stderr)
+    except OSError as error:         # a folder that may not be entered, a name that is too long, a full disk
+        place = error.filename or "a file"
+        print(f"error: {place} cannot be used ({error.strerror or error}).", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("\nstopped; what has been written is whole.", file=sys.stderr)
@@ -55,101 +70,63 @@ def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") 
     sys.exit(code)
 
 
-def read(script: dict, arguments: list[str], epilog: str = "") -> Settings:
+def from_flags(script: dict, arguments: list[str], epilog: str = "") -> Settings:
     """The settings of a script, from its globals and the flags `arguments`.
 
     Raises:
         UserError: an unknown flag, or a value of the wrong type.
     """
+    parser = Parser(description=script.get("__doc__"), epilog=epilog, allow_abbrev=False,
+                    argument_default=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter)
     comments = commented_variables(Path(script["__file__"]).read_text(encoding="utf-8"))
-    kinds = {name: _kind(name, script) for name in comments}
-    parser = _Parser(description=script.get("__doc__"), epilog=epilog, allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, comment in comments.items():
-        default = script[name]
-        shown = ",".join(default) if isinstance(default, list) else default
-        help_text = f"{comment} [{shown}]".replace("%", "%%")
-        bare = {"nargs": "?", "const": "true"} if bool in kinds[name] else {}
-        parser.add_argument(f"--{name}", metavar=_metavar(kinds[name]), help=help_text, **bare)
-    flags, rest = parser.parse_known_args(arguments)
-    if rest:
-        raise _unknown_flag(rest[0], list(comments))
     values = {name: script[name] for name in comments}
-    values |= {name: parse(name, text, kinds[name]) for name, text in vars(flags).items()}
-    settings = Settings(**values)
-    settings.given = frozenset(vars(flags))
-    return settings
+    for name, comment in comments.items():
+        kind = script.get("__annotations__", {}).get(name, type(values[name]))
+        kinds = [one for one in KINDS if one in (get_args(kind) if isinstance(kind, UnionType) else (kind,))]
+        shown = ",".join(values[name]) if kind is list else values[name]
+        parser.add_argument(f"--{name}", type=partial(parse, name, kinds), metavar=takes(kinds),
+                            help=f"{comment} [{shown}]".replace("%", "%%"),
+                            **({"nargs": "?", "const": True} if bool in kinds else {}))
+    flags, wrong = parser.parse_known_args(arguments)
+    if wrong:
+        near = did_you_mean(wrong[0].split("=")[0].lstrip("-"), comments)
+        raise UserError(f"unknown flag {wrong[0]!r}.{near} --help lists them all.")
+    values |= vars(flags)
+    for name in ANY_CASE & values.keys():
+        if isinstance(value := values[name], (str, list)):
+            values[name] = value.lower() if isinstance(value, str) else [one.lower() for one in value]
+    return Settings(**values, given=frozenset(vars(flags)))
 
 
 def commented_variables(source: str) -> dict[str, str]:
-    """The names that the source assigns at its top level before its first function, with the comments
-    behind them (or, where the line is full, on the lines below)."""
-    tree = ast.parse(source)
-    comments = {token.start[0]: token.string.lstrip("# ").strip()
-                for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT}
-    code_lines = {node.lineno for node in tree.body}
-    found = {}
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            break
-        target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
-        if not isinstance(target, ast.Name) or node.end_lineno not in comments:
-            continue
-        lines, line = [comments[node.end_lineno]], node.end_lineno + 1
-        while line in comments and line not in code_lines and not comments[line].startswith("---"):
-            lines.append(comments[line])
-            line += 1
-        found[target.id] = " ".join(lines)
+    """The variables between the first two lines of dashes, each with the comment behind it and, where its
+    line is full, below it."""
+    _, *block = source.split("\n# ---")
+    block = "#" + block[0] if block else ""
+    lines, found = block.encode().splitlines(), {}
+    for node in ast.parse(block).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            behind = [lines[node.end_lineno - 1][node.end_col_offset:],
+                      *takewhile(re.compile(rb"\s+#").match, lines[node.end_lineno:])]
+            found[target.id] = " ".join(part.decode().strip(" #") for part in behind)
     return found
 
 
-def parse(name: str, text: str, kinds: tuple[type, ...]) -> object:
-    """A flag's text as the first of `kinds` that it fits: None, bool, int, float, list of names, str."""
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    if bool in kinds:
-        if text.lower() in ("true", "1", "yes", "false", "0", "no"):
-            return text.lower() in ("true", "1", "yes")
-        raise UserError(f"--{name} is true or false, not {text!r}.")
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    if list in kinds:
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if str in kinds:
-        return text
-    raise UserError(f"--{name} takes {_metavar(kinds)}, not {text!r}.")
+def parse(name: str, kinds: list[type], text: str) -> object:
+    """A flag's text as the first of `kinds` that it fits; raises UserError where it fits none."""
+    for kind in kinds:
+        try:
+            return KINDS[kind][1](text)
+        except (KeyError, ValueError):
+            continue
+    raise UserError(f"--{name} takes {takes(kinds)}, not {text!r}.")
 
 
-def save(path: str | Path, settings: Settings, **more: object) -> None:
-    """Write the settings (and `more`) as JSON beside the results."""
-    from .runs import write_json
-    write_json(path, {"settings": settings.values(), **more})
+def takes(kinds: list[type]) -> str:
+    return "|".join(KINDS[kind][0] for kind in kinds)
 
 
-def _kind(name: str, script: dict) -> tuple[type, ...]:
-    hint = script.get("__annotations__", {}).get(name, type(script[name]))
-    if isinstance(hint, types.UnionType):
-        return typing.get_args(hint)
-    return (typing.get_origin(hint) or hint,)
-
-
-def _metavar(kinds: tuple[type, ...]) -> str:
-    names = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT", list: "A,B,...", type(None): "none"}
-    return "|".join(names[kind] for kind in kinds)
-
-
-def _unknown_flag(flag: str, names: list[str]) -> UserError:
-    name = flag.split("=")[0].lstrip("-")
-    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
-    meant = next((n for n in names if near and n.lower() == near[0]), None)
-    hint = f" Did you mean --{meant}?" if meant else ""
-    return UserError(f"unknown flag {flag!r}.{hint} --help lists them all.")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
         raise UserError(message)

@@ -6,7 +6,7 @@ import torchvision.models as tv
 from torch import nn
 
 import iia
-from iia.cnn import How
+from iia.options import IIAOptions
 from iia.integration import gradient, spatial_minimum
 from iia.maps import minmax
 from iia.methods import CNN_OPERATIONS
@@ -18,9 +18,10 @@ IIA_OPERATIONS = ["iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]
 
 
 def compare(model, stages, head, x, y, operation, definition, layer, n=3, batch_size=5):
-    how = How(layer, n, definition, batch_size)
+    how = IIAOptions(layer, n, definition, batch_size)
     found = CNN_OPERATIONS[operation].under(definition)(model, x, y, how)
-    wanted = torch.stack([cnn_map(operation, definition, stages, head, x[b:b + 1], int(y[b]), layer, n) for b in range(len(x))])
+    wanted = torch.stack([cnn_map(operation, definition, stages, head, x[b:b + 1], int(y[b]), layer, n)
+                          for b in range(len(x))])
     assert wanted.abs().max() > 1e-6
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
@@ -41,7 +42,8 @@ def test_toy_network(operation, definition, layer, vgg, pictures, classes):
 @pytest.mark.parametrize("operation", IIA_OPERATIONS)
 def test_resnet18(operation, definition):
     net = random_weights(tv.resnet18()).double()
-    stages = [nn.Sequential(net.conv1), net.bn1, nn.ReLU(), net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4]
+    stages = [nn.Sequential(net.conv1), net.bn1, nn.ReLU(), net.maxpool,
+              net.layer1, net.layer2, net.layer3, net.layer4]
     head = nn.Sequential(net.avgpool, nn.Flatten(), net.fc)
     x = torch.randn(2, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     compare(iia.wrap(net), stages, head, x, torch.tensor([1, 999]), operation, definition, layer=8, n=2)
@@ -49,7 +51,8 @@ def test_resnet18(operation, definition):
 
 def test_release_runs_convnext_with_an_extra_relu():
     """METHOD.md, section 9: only under `release` is there a ReLU before the average pool."""
-    net = random_weights(tv.ConvNeXt([tv.convnext.CNBlockConfig(8, 16, 1), tv.convnext.CNBlockConfig(16, None, 1)])).double()
+    blocks = [tv.convnext.CNBlockConfig(8, 16, 1), tv.convnext.CNBlockConfig(16, None, 1)]
+    net = random_weights(tv.ConvNeXt(blocks)).double()
     stages, relu = list(net.features), nn.ReLU()
     x, y = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([3, 4])
     model = iia.wrap(net)
@@ -81,7 +84,8 @@ def test_batches_and_chunks_do_not_change_a_map(operation, definition):
     how = dict(definition=definition, steps=3)
     model = iia.wrap(net)
     together = iia.explain(model, x, y, operation, batch_size=64, **how)
-    alone = torch.cat([iia.explain(model, x[b:b + 1], y[b], operation, batch_size=3, **how) for b in range(2)])
+    alone = torch.cat([iia.explain(model, x[b:b + 1], y[b], operation, batch_size=3, **how)
+                       for b in range(2)])
     assert together.amax((1, 2)).tolist() == [1, 1]
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
 
@@ -90,7 +94,8 @@ def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes,
     model = iia.wrap(vgg, image_size=16)
     rows = []
     real = model.stages
-    monkeypatch.setattr(model, "stages", lambda start, stop, x: rows.append(len(x) * (start == 0)) or real(start, stop, x))
+    monkeypatch.setattr(model, "stages", lambda start, stop, x: rows.append(len(x) * (start == 0))
+                        or real(start, stop, x))
     iia.explain(model, pictures, classes, steps=4)
     iia.explain(model, pictures, classes, steps=4)
     assert sum(rows) == 2 * 4 * len(pictures) + 1
@@ -99,17 +104,17 @@ def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes,
 def test_one_step_limits_agree(vgg, pictures, classes):
     """With n = 1 the layer's path has two points: its end, which is the input ablation, and its baseline."""
     model = iia.wrap(vgg)
-    how = How(layer=6, steps=1)
-    both = CNN_OPERATIONS["iia"].explain(model, pictures, classes, how)
+    how = IIAOptions(layer=6, steps=1)
+    both = CNN_OPERATIONS["iia"].under("paper")(model, pictures, classes, how)
     assert both.shape == (3, 3, 3)
     rest = 0
     for picture in (torch.zeros_like(pictures), pictures):
         u = model.features(picture, 6)
         r = spatial_minimum(u).expand_as(u)
         rest = rest + ((u - r) * r * gradient(model.score(6), r, classes)).sum(1)
-    end = CNN_OPERATIONS["iia-ablation-im"].explain(model, pictures, classes, how)
+    end = CNN_OPERATIONS["iia-ablation-im"].under("paper")(model, pictures, classes, how)
     torch.testing.assert_close(both, end + rest)
-    assert not torch.allclose(minmax(both), minmax(CNN_OPERATIONS["iia-ablation-im"].explain(model, pictures, classes, how)))
+    assert not torch.allclose(minmax(both), minmax(end))
 
 
 def test_memory_is_bounded_by_batch_size_not_by_n(vgg, pictures, classes, monkeypatch):

@@ -3,8 +3,13 @@
 import pytest
 import timm
 import torch
+from PIL import Image
+from torchvision.transforms import functional as TF
 
 import iia
+from iia import vit_attribution
+from iia.datasets.photographs import photograph
+from iia.evaluation.answers import ask
 from iia.models.model import Shared
 
 OPERATIONS = ("iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac")
@@ -24,12 +29,13 @@ def pictures_through(monkeypatch):
 
 
 @pytest.mark.parametrize("definition", ["paper", "release"])
-def test_shared_maps_are_the_same_maps(vgg, pictures, classes, definition, pictures_through):
+@pytest.mark.parametrize("batch_size", [2, 4])                 # 2: the pictures are explained in two parts
+def test_shared_maps_are_the_same_maps(vgg, pictures, classes, definition, batch_size, pictures_through):
     model, n = iia.wrap(vgg, image_size=16), 3
 
     def maps():
-        return [iia.explain(model, pictures, classes, name, layer=5, steps=n, batch_size=4, definition=definition)
-                for name in OPERATIONS]
+        return [iia.explain(model, pictures, classes, name, layer=5, steps=n, batch_size=batch_size,
+                            definition=definition) for name in OPERATIONS]
 
     alone = maps()
     before = len(pictures_through)
@@ -37,31 +43,136 @@ def test_shared_maps_are_the_same_maps(vgg, pictures, classes, definition, pictu
         together = maps()
     for one, other in zip(alone, together):
         assert torch.equal(one, other)
-    if definition == "paper":           # the path once for three operations, and the picture alone for the fourth
+    if definition == "paper":       # the path once for three operations, and the picture alone for the fourth
         assert len(pictures_through) - before == len(pictures) * n + len(pictures)
 
 
 def test_only_the_very_pictures_share(vgg, pictures, classes):
-    model = iia.wrap(vgg)
+    model = iia.wrap(vgg, image_size=16)
     others = pictures.flip(0)
     alone = iia.explain(model, others, classes, steps=2)
     with iia.sharing(model, pictures):
         iia.explain(model, pictures, classes, steps=2)
         assert torch.equal(iia.explain(model, others, classes, steps=2), alone)
-        assert torch.equal(iia.explain(model, pictures, classes, steps=3, batch_size=5),
-                           iia.explain(iia.wrap(vgg), pictures, classes, steps=3, batch_size=5))
+        turned = pictures.mT                                   # in the same memory
+        assert torch.equal(iia.explain(model, turned, classes, steps=2),
+                           iia.explain(iia.wrap(vgg, image_size=16), turned.clone(), classes, steps=2))
     assert not model.shared.kept
 
 
-def test_nothing_is_kept_after_an_error_and_a_vit_shares_nothing(vgg, vit, pictures):
+@pytest.mark.parametrize("changed", [{"steps": 3}, {"batch_size": 5}, {"layer": 4}, {"definition": "release"},
+                                     {"operation": "iia-triple"}])
+def test_what_is_shared_is_shared_for_the_same_path_only(changed, vgg, pictures, classes):
+    """One thing at a time: each of them alone must lead to layers of its own."""
+    model, usual = iia.wrap(vgg, image_size=16), {"steps": 2, "batch_size": 4, "layer": 6}
+    with iia.sharing(model, pictures):
+        iia.explain(model, pictures, classes, **usual)
+        assert model.shared.kept
+        found = iia.explain(model, pictures, classes, **usual | changed)
+    assert torch.equal(found, iia.explain(iia.wrap(vgg, image_size=16), pictures, classes, **usual | changed))
+
+
+@pytest.mark.parametrize("kind, first, second", [
+    ("vgg", {"steps": 2}, {"steps": 3}), ("vgg", {"layer": 4}, {"layer": 6}),
+    ("vgg", {}, {"operation": "iia-triple"}), ("vgg", {}, {"definition": "release"}),
+    ("vit", {"steps": 2}, {"steps": 3}), ("vit", {"operation": "iia"}, {"operation": "iia-triple"}),
+    ("vit", {"operation": "iia-triple"}, {"operation": "iia"}), ("vit", {}, {"classes": [1, 1, 6]})])
+def test_what_a_model_keeps_of_the_picture_zero_is_for_the_same_explanation_only(
+        kind, first, second, pictures, classes, request):
+    network, usual = request.getfixturevalue(kind), {"classes": classes, "steps": 2}
+    model = iia.wrap(network, image_size=16)
+    iia.explain(model, pictures, **usual | first)
+    found = iia.explain(model, pictures, **usual | second)
+    assert torch.equal(found, iia.explain(iia.wrap(network, image_size=16), pictures, **usual | second))
+
+
+def test_what_a_model_keeps_of_the_picture_zero_is_for_pictures_of_one_size(vgg, pictures, classes):
+    model, larger = iia.wrap(vgg, image_size=16), torch.cat([pictures, pictures.flip(3)], 3)
+    iia.explain(model, pictures, classes, steps=2)
+    found = iia.explain(model, larger, classes, steps=2)
+    assert torch.equal(found, iia.explain(iia.wrap(vgg, image_size=(16, 32)), larger, classes, steps=2))
+    assert model.at_zero(2, pictures).shape[2:] == (16, 16) and model.at_zero(2, larger).shape[2:] == (16, 32)
+
+
+def test_a_vit_keeps_the_picture_zero_of_few_classes(vit, pictures, monkeypatch):
+    monkeypatch.setattr(vit_attribution, "ZERO_CLASSES", 2)
+    model = iia.wrap(vit)
+    found = [iia.explain(model, pictures, [y, y + 1, y + 2], steps=2) for y in range(4)]
+    assert len(model.contributions_at_zero) == 2
+    for y, maps in enumerate(found):
+        torch.testing.assert_close(maps, iia.explain(iia.wrap(vit), pictures, [y, y + 1, y + 2], steps=2))
+
+
+def test_nothing_is_kept_after_an_error_and_a_vit_shares_nothing(vgg, vit, pictures, classes):
     model = iia.wrap(vgg, image_size=16)
     with pytest.raises(ZeroDivisionError), iia.sharing(model, pictures):
         iia.explain(model, pictures, 0, steps=2)
         assert model.shared.kept
         raise ZeroDivisionError
     assert not model.shared.kept and model.shared.pictures is None
-    with iia.sharing(iia.wrap(vit), pictures):
-        pass
+    model = iia.wrap(vit)
+    wanted = iia.explain(model, pictures, classes, steps=2)
+    with iia.sharing(model, pictures):
+        assert torch.equal(iia.explain(model, pictures, classes, steps=2), wanted)
+
+
+@pytest.mark.parametrize("kind, usual, others", [("vgg", 10, (5, 9, 11)), ("vit", 5, (4, 6, 10))])
+def test_the_models_own_number_of_steps(kind, usual, others, pictures, classes, request):
+    model = iia.wrap(request.getfixturevalue(kind), image_size=16)
+    found = iia.explain(model, pictures, classes)
+    assert torch.equal(found, iia.explain(model, pictures, classes, steps=usual))
+    for n in others:
+        assert not torch.allclose(found, iia.explain(model, pictures, classes, steps=n), atol=1e-6)
+
+
+@pytest.mark.parametrize("operation, fits", [("iia", 2), ("ig", 4)])   # ig: in sets of three pictures
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(operation, fits, vgg, pictures, classes, capsys):
+    """A device that holds three rows at once."""
+    model, seen = iia.wrap(vgg, image_size=16), []
+    wanted = iia.explain(model, pictures, classes, operation, batch_size=2)
+
+    def full(module, inputs):
+        seen.append(len(inputs[0]))
+        if len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_pre_hook(full)
+    torch.testing.assert_close(iia.explain(model, pictures, classes, operation, batch_size=16), wanted)
+    assert max(seen) > 3 and f"going on with batch_size={fits}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["vgg", "vit"])
+@pytest.mark.parametrize("operation", ["iia", "iia-triple", "ig", "lift-cam", "gradcam", "gae"])
+def test_many_pictures_are_explained_in_parts(kind, operation, request, pictures, monkeypatch):
+    """No function sees more pictures at once than batch_size, and the parts come back in order."""
+    model = iia.wrap(request.getfixturevalue(kind), image_size=16)
+    if operation not in iia.operations(model):
+        pytest.skip("of the other kind of network")
+    x, y = torch.cat([pictures, pictures.flip(3), pictures.flip(2)])[:7], torch.arange(7) % 7
+    together, seen = iia.explain(model, x, y, operation, steps=2, batch_size=14), []
+    under = type(iia.operations(model)[operation]).under
+
+    def watched(row, definition):
+        method = under(row, definition)
+        return lambda model, x, y, options: seen.append(len(x)) or method(model, x, y, options)
+
+    monkeypatch.setattr(type(iia.operations(model)[operation]), "under", watched)
+    parts = iia.explain(model, x, y, operation, steps=2, batch_size=4)
+    assert seen == ([2, 2, 2, 1] if operation == "lift-cam" else [4, 3])
+    torch.testing.assert_close(parts, together, rtol=0, atol=1e-8)
+
+
+def test_a_prediction_of_nan_is_of_no_class_that_was_asked_for(vgg, pictures):
+    """argmax takes NaN for the greatest: such an answer must not count as right."""
+    nothing = torch.full((3, 7), torch.nan, dtype=torch.float64)
+    assert ask(lambda x: nothing, pictures, torch.tensor([0, 1, 2]))[:, 0].tolist() == [0, 0, 0]
+    one = torch.zeros(3, 7, dtype=torch.float64)
+    one[:, 2] = torch.nan
+    assert ask(lambda x: one, pictures, torch.tensor([2, 2, 2]))[:, 0].tolist() == [0, 0, 0]
+    one[:, 2] = 1
+    assert ask(lambda x: one, pictures, torch.tensor([2, 1, 2]))[:, 0].tolist() == [1, 0, 1]
 
 
 def test_what_is_kept_is_bounded():
@@ -82,11 +193,12 @@ def test_what_is_kept_is_bounded():
 def test_a_wrapped_model_is_a_snapshot_and_a_network_is_explained_as_it_is_now(kind, request):
     network = request.getfixturevalue(kind)
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    model = iia.wrap(network)
+    model = iia.wrap(network, image_size=16)
     before = iia.explain(model, x, [0, 1], steps=2)
     with torch.no_grad():
         for weight in network.parameters():
-            weight += 0.3 * torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(1))
+            noise = torch.Generator().manual_seed(1)
+            weight += 0.3 * torch.randn(weight.shape, dtype=weight.dtype, generator=noise)
     assert torch.equal(iia.explain(model, x, [0, 1], steps=2), before)
     now = iia.explain(network, x, [0, 1], steps=2)
     assert not torch.allclose(before, now, atol=1e-3)
@@ -96,8 +208,11 @@ def test_a_wrapped_model_is_a_snapshot_and_a_network_is_explained_as_it_is_now(k
 @pytest.mark.parametrize("wrong, said", [
     ({"classes": [0, 1, 7]}, "has the classes 0..6"), ({"classes": -1}, "has the classes 0..6"),
     ({"classes": [0, 1]}, "one for all, not \\[2\\]"), ({"classes": [[0], [1], [2]]}, "not \\[3, 1\\]"),
-    ({"classes": [0.5, 1, 2]}, "whole numbers"), ({"classes": "cat"}, "whole numbers"), ({"classes": None}, "whole numbers"),
-    ({"classes": True}, "whole numbers"), ({"steps": 2.5}, "steps \\(2.5\\)"), ({"batch_size": None}, "batch_size \\(None\\)"),
+    ({"classes": [0.5, 1, 2]}, "whole numbers"), ({"classes": "cat"}, "whole numbers"),
+    ({"classes": None}, "whole numbers"), ({"classes": True}, "whole numbers"),
+    ({"steps": 2.5}, "steps \\(2.5\\)"), ({"steps": 0}, "at least 1"), ({"batch_size": 0}, "at least 1"),
+    ({"batch_size": None}, "batch_size \\(None\\)"), ({"operation": "iiaa"}, "Did you mean 'iia'"),
+    ({"definition": "papers"}, "Did you mean 'paper'"),
     ({"pictures": "float32"}, "the pictures are torch.float32 on cpu, the network is torch.float64"),
     ({"pictures": "list"}, "a torch tensor \\[B, C, H, W\\], not list"),
     ({"pictures": "flat"}, "not \\[3, 16, 16\\]"),
@@ -134,5 +249,14 @@ def test_a_network_is_wrapped_and_asked_inside_any_mode(kind, mode, request):
         assert torch.equal(iia.explain(iia.wrap(network), x, 0, steps=2), heat)
 
 
-def test_a_timm_network_brings_its_normalisation():
-    assert iia.wrap(timm.create_model("tf_efficientnet_lite0")).mean == (0.5, 0.5, 0.5)
+@pytest.mark.parametrize("name, mean, std", [
+    ("tf_efficientnet_lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ("deit_tiny_patch16_224", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+def test_a_timm_network_brings_its_normalisation(name, mean, std):
+    depth = {"depth": 2} if "deit" in name else {}
+    model = iia.wrap(timm.create_model(name, **depth))
+    assert (model.mean, model.std) == (mean, std)
+    found = iia.load_pictures(photograph("chelsea.png"), model)[0]
+    raw = TF.to_tensor(TF.resize(Image.open(photograph("chelsea.png")).convert("RGB"), [224, 224]))
+    for channel in range(3):
+        torch.testing.assert_close(found[channel], (raw[channel] - mean[channel]) / std[channel])

@@ -15,6 +15,9 @@ import torchvision.models as tv
 from torch import nn
 
 import iia
+from iia.maps import finish
+from iia.methods import CNN_OPERATIONS, VIT_OPERATIONS
+from iia.options import IIAOptions
 
 from .golden.fill import fill
 
@@ -50,9 +53,10 @@ def resnet18():
 @pytest.mark.parametrize("name", ["8_iia", "8_iia-ablation-im", "8_iia-ablation-ac", "7_iia-triple"])
 def test_cnn(name, resnet18):
     operation = name.split("_")[1]       # the release's triple names the cut before the map's layer, 7 for 8
-    raw = iia.methods.CNN_OPERATIONS[operation].under("release")(
-        resnet18, torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), iia.cnn.How(layer=8, steps=10, definition="release"))
-    found = iia.maps.finish(raw, (224, 224), "bicubic")[0]
+    raw = CNN_OPERATIONS[operation].under("release")(
+        resnet18, torch.ones(1, 3, 1, 1), torch.tensor([CLASS]),
+        IIAOptions(layer=8, steps=10, definition="release"))
+    found = finish(raw, (224, 224), "bicubic")[0]
     torch.testing.assert_close(found, golden(f"resnet18_{name}"), rtol=0, atol=1e-3)
 
 
@@ -61,7 +65,8 @@ class RecordedPatches(nn.Module):
 
     def __init__(self, bias):
         super().__init__()
-        self.patches = torch.from_numpy(np.load(GOLDEN / "vit-tiny_patches.npz")["patches"].astype(np.float32))
+        patches = np.load(GOLDEN / "vit-tiny_patches.npz")["patches"]
+        self.patches = torch.from_numpy(patches.astype(np.float32))
         self.bias, self.grid_size, self.img_size = bias, (14, 14), (224, 224)
 
     def forward(self, x):
@@ -73,9 +78,10 @@ def vit_map(operation):
     net = timm.create_model("vit_tiny_patch16_224")
     net.load_state_dict(fill(net.state_dict()))
     net.patch_embed = RecordedPatches(net.patch_embed.proj.bias)
-    raw = iia.methods.VIT_OPERATIONS[operation].under("release")(
-        iia.wrap(net), torch.ones(1, 3, 1, 1), torch.tensor([CLASS]), iia.cnn.How(layer=12, steps=5, definition="release"))
-    return iia.maps.finish(raw, (224, 224), "bilinear")[0]
+    raw = VIT_OPERATIONS[operation].under("release")(
+        iia.wrap(net), torch.ones(1, 3, 1, 1), torch.tensor([CLASS]),
+        IIAOptions(layer=12, steps=5, definition="release"))
+    return finish(raw, (224, 224), "bilinear")[0]
 
 
 @pytest.mark.parametrize("operation", ["iia", "gae", "ablation-attention", "ablation-image"])

@@ -30,7 +30,7 @@ def test_gradient_is_each_rows_own():
 
 
 def test_iia_of_a_linear_score_has_a_closed_form():
-    """f = Σ w u: q = v ∘ w and (1/n) Σ_j v_j = (n + 1)/n · (r + u)/2, so m = (n + 1)/2n · (u − r)(u + r) w."""
+    """f = Σ w u: q = v ∘ w and (1/n) Σ_j v_j = (n + 1)/n · (r + u)/2; m = (n + 1)/2n · (u − r)(u + r) w."""
     torch.manual_seed(0)
     w, u, n = torch.randn(2, 3, 3, dtype=torch.float64), torch.rand(1, 2, 3, 3, dtype=torch.float64), 5
     r = spatial_minimum(u)
@@ -53,7 +53,9 @@ def test_ig_is_the_special_case_and_complete():
 @pytest.mark.parametrize("chunk", [1, 2, 5, 11, 33, 1000])
 def test_the_chunk_does_not_change_the_integral(chunk):
     u = torch.randn(3, 4, 6, 6, dtype=torch.float64)
-    score = torch.nn.Sequential(torch.nn.Conv2d(4, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(32, 7)).double()
+    score = torch.nn.Sequential(torch.nn.Conv2d(4, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+                                torch.nn.Linear(32, 7)).double()
     y = torch.tensor([0, 3, 6])
     one = path_integral(of_class(score), u, spatial_minimum(u), y, 10, 33)
-    torch.testing.assert_close(path_integral(of_class(score), u, spatial_minimum(u), y, 10, chunk), one, rtol=1e-12, atol=1e-12)
+    found = path_integral(of_class(score), u, spatial_minimum(u), y, 10, chunk)
+    torch.testing.assert_close(found, one, rtol=1e-12, atol=1e-12)

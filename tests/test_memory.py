@@ -15,7 +15,7 @@ import iia
 import torch
 from iia import settings
 
-def main(chosen=None):
+def main(found=None):
     torch.ones(2**24)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(16):

@@ -21,15 +21,17 @@ OTHERS = torch.tensor([[0.1, 0.8, 0.8], [0.85, 0.1, 0.85], [0.9, 0.9, 0.9], [0.1
 
 
 def make(count: int, seed: int):
-    """Pictures [count, 3, 64, 64], classes [count], and where the deciding object is near, bool [count, 64, 64]."""
+    """Pictures [count, 3, 64, 64], classes [count], where the deciding object is near [count, 64, 64]."""
     g = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 9, 9, generator=g)
-    x = 0.25 + 0.5 * F.interpolate(coarse, (SIDE, SIDE), mode="bilinear") + 0.15 * torch.randn(count, 3, SIDE, SIDE, generator=g)
+    noise = 0.15 * torch.randn(count, 3, SIDE, SIDE, generator=g)
+    x = 0.25 + 0.5 * F.interpolate(coarse, (SIDE, SIDE), mode="bilinear") + noise
     y = torch.randint(4, (count,), generator=g)
     where = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
     cells = [(r, c) for r in (0, 22, 44) for c in (0, 22, 44)]
     stripes = (torch.arange(OBJECT) // 2 % 2).float()
-    patterns = [stripes[None].expand(OBJECT, -1), stripes[:, None].expand(-1, OBJECT), torch.ones(OBJECT, OBJECT)]
+    patterns = [stripes[None].expand(OBJECT, -1), stripes[:, None].expand(-1, OBJECT),
+                torch.ones(OBJECT, OBJECT)]
     for b in range(count):
         for k, cell in enumerate(torch.randperm(9, generator=g)[:4].tolist()):
             top, left = (cells[cell][i] + int(torch.randint(5, (1,), generator=g)) for i in (0, 1))
@@ -59,7 +61,8 @@ def train(network: nn.Module, rate: float, steps: int, decay: float = 0.01) -> n
 
 def small_vit() -> nn.Module:
     torch.manual_seed(0)
-    net = timm.models.VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=64, depth=3, num_heads=8, num_classes=4)
+    net = timm.models.VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=64, depth=3, num_heads=8,
+                                      num_classes=4)
     return train(net, 2e-3, 300, decay=0.5)
 
 
@@ -67,7 +70,8 @@ def small_cnn() -> nn.Module:
     torch.manual_seed(0)
     layers, channels = [], 3
     for width in (12, 24, 48):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+                   nn.MaxPool2d(2)]
         channels = width
     net = tv.VGG(nn.Sequential(*layers), num_classes=4)
     net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(48, 4)
@@ -82,7 +86,8 @@ def table(request):
     request.addfinalizer(lambda: torch.set_num_threads(threads))
     x, y, where = make(60, seed=3)
     rows = {("random maps", "area share"): where.float().mean().item()}
-    cases = {"ViT": (small_vit(), ("iia", "iia-triple", "gae", "t-attr", "rollout")), "CNN": (small_cnn(), ("iia", "iia-triple"))}
+    cases = {"ViT": (small_vit(), ("iia", "iia-triple", "gae", "t-attr", "rollout")),
+             "CNN": (small_cnn(), ("iia", "iia-triple"))}
     for name, (network, operations) in cases.items():
         right = iia.predict(network, x) == y
         rows[name, "accuracy"] = right.float().mean().item()
@@ -100,7 +105,8 @@ def test_the_networks_have_learnt(table):
     assert table["ViT", "accuracy"] > 0.95 and table["CNN", "accuracy"] > 0.95
 
 
-@pytest.mark.parametrize("row", [("ViT", "iia"), ("ViT", "iia-triple"), ("CNN", "iia"), ("CNN", "iia-triple")])
+@pytest.mark.parametrize("row", [("ViT", "iia"), ("ViT", "iia-triple"), ("CNN", "iia"),
+                                 ("CNN", "iia-triple")])
 def test_iia_points_at_the_deciding_object(row, table):
     assert table["random maps", "area share"] < 0.15
     assert table[row] >= 0.95, table

@@ -1,15 +1,19 @@
 """A script's variables as flags."""
 
+import os
+import runpy
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from iia import settings
 from iia.errors import UserError
-from iia.settings import commented_variables, read
+from iia.settings import commented_variables, from_flags
 
+ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = '''"""What it does."""
 import sys
 # ---------------- settings
@@ -45,44 +49,93 @@ def test_the_commented_variables_of_the_first_block():
 
 
 def test_defaults_are_the_scripts_values(script):
-    chosen = read(script, [])
-    assert (chosen.steps, chosen.operations, chosen.weights_path, chosen.given) == (10, ["a", "b"], None, frozenset())
+    found = from_flags(script, [])
+    assert (found.steps, found.operations, found.weights_path) == (10, ["a", "b"], None)
+    assert found.given == frozenset()
 
 
 @pytest.mark.parametrize("flag, name, value", [
-    ("--steps=3", "steps", 3), ("--deep=7", "deep", 7), ("--deep=last", "deep", "last"), ("--save", "save", True),
-    ("--save=False", "save", False), ("--save=true", "save", True), ("--operations=x, y", "operations", ["x", "y"]),
+    ("--steps=3", "steps", 3), ("--deep=7", "deep", 7), ("--deep=last", "deep", "last"),
+    ("--save", "save", True), ("--save=False", "save", False), ("--save=true", "save", True),
+    ("--operations=x, y", "operations", ["x", "y"]), ("--operations=IIA", "operations", ["iia"]),
     ("--weights_path=f.pth", "weights_path", "f.pth"), ("--weights_path=None", "weights_path", None),
+    ("--weights_path=none", "weights_path", None), ("--weights_path=2024", "weights_path", "2024"),
+    ("--model_name=none", "model_name", "none"), ("--model_name=ResNet101", "model_name", "resnet101"),
+    ("--deep=Layer3.22", "deep", "Layer3.22"), ("--deep=64,96", "deep", "64,96"),
     ("--rate=2", "rate", 2.0), ("--model_name=a=b", "model_name", "a=b"),
 ])
 def test_flags_have_the_type_of_their_variable(flag, name, value, script):
-    chosen = read(script, [flag])
-    assert getattr(chosen, name) == value and type(getattr(chosen, name)) is type(value)
-    assert chosen.given == {name}
+    found = from_flags(script, [flag])
+    assert getattr(found, name) == value and type(getattr(found, name)) is type(value)
+    assert found.given == {name}
+
+
+MORE = """
+# ------ settings
+operations = ["iia",
+              "Gradcam"]      # the rows,
+                              # in any case
+chosen_dataset = "COCO"       # "coco"
+results = "läufer#1"          # umlauts, and a # in the value
+bare = 2
+# ------
+"""
+
+
+def test_values_over_several_lines_without_comments_and_in_any_case(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(MORE, encoding="utf-8")
+    assert commented_variables(MORE) == {"operations": "the rows, in any case", "chosen_dataset": '"coco"',
+                                         "results": "umlauts, and a # in the value", "bare": ""}
+    found = from_flags(runpy.run_path(str(path)) | {"__file__": str(path)}, ["--bare=3"])
+    assert found.values() == {"operations": ["iia", "gradcam"], "chosen_dataset": "coco",
+                              "results": "läufer#1", "bare": 3}
+    assert found.given == {"bare"}
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_every_scripts_help_comes_before_torch(script):
+    """Each setting has its flag and its comment there; nothing that takes long is imported for it."""
+    code = ("import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "except SystemExit as end: assert not end.code\n"
+            "assert not {'torch', 'timm', 'numpy'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT / script)], capture_output=True, text=True,
+                          cwd=ROOT, env=os.environ | {"COLUMNS": "200"})       # no word is broken
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    comments = commented_variables((ROOT / script).read_text(encoding="utf-8"))
+    assert len(comments) > 15 and all(comments.values())
+    for name, comment in comments.items():
+        assert f"--{name}" in shown and comment in shown
+    assert " iia-triple " in shown
 
 
 @pytest.mark.parametrize("flag, said", [
-    ("--model_nam=x", "Did you mean --model_name"), ("--Steps=3", "Did you mean --steps"), ("--steps=many", "--steps takes INT"),
-    ("--save=perhaps", "--save is true or false"), ("--uncommented=3", "unknown flag"), ("stray", "unknown flag"),
+    ("--model_nam=x", "Did you mean 'model_name'"), ("--Steps=3", "Did you mean 'steps'"),
+    ("--steps=many", "--steps takes INT"), ("--save=perhaps", "--save takes true.false, not 'perhaps'"),
+    ("--uncommented=3", "unknown flag"), ("stray", "unknown flag"),
 ])
 def test_mistakes_are_named(flag, said, script):
     with pytest.raises(UserError, match=said):
-        read(script, [flag])
+        from_flags(script, [flag])
 
 
 def test_help_lists_every_setting_with_comment_and_value(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT + textwrap.dedent('''
         from iia import settings
-        settings.run(lambda chosen: print(chosen.steps), globals())
+        settings.run(lambda found: print(found.steps), globals())
     '''))
     root = __file__.rsplit("/tests/", 1)[0]
-    run = lambda *flags: subprocess.run([sys.executable, path, *flags], capture_output=True, text=True, env={"PYTHONPATH": root})
+    run = lambda *flags: subprocess.run([sys.executable, path, *flags], capture_output=True, text=True,
+                                        env={"PYTHONPATH": root})
     shown = " ".join(run("--help").stdout.split())
     assert "What it does." in shown and "n, 100 % of them [10]" in shown and "any of a, b [a,b]" in shown
     assert run("--steps", "4").stdout.strip() == "4"
     wrong = run("--stepss=4")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("error: unknown flag") and "Traceback" not in wrong.stderr
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: unknown flag")
+    assert "Traceback" not in wrong.stderr
 
 
 def test_what_the_system_says_of_a_file_is_one_line(tmp_path, capsys, monkeypatch):
@@ -90,7 +143,7 @@ def test_what_the_system_says_of_a_file_is_one_line(tmp_path, capsys, monkeypatc
     script.write_text("")
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.raises(SystemExit) as end:
-        settings.run(lambda chosen: open(tmp_path / ("long" * 100)), {"__file__": str(script)})
+        settings.run(lambda found: open(tmp_path / ("long" * 100)), {"__file__": str(script)})
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "cannot be used (" in said and said.count("\n") == 1

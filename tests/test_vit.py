@@ -12,14 +12,14 @@ import torchvision.models as tv
 from torch.overrides import _len_torch_function_stack
 
 import iia
-from iia.cnn import How
+from iia.options import IIAOptions
 from iia.methods import VIT_OPERATIONS
 from iia.methods.transformer_attribution import attention_relevance
 from iia.models.find_attention import NotAViT, tokens_into
 from iia.models.names import old_vit_small
 from iia.models.snapshot import take
 from iia.models.vit import ViT
-from iia.vit import plain_run
+from iia.vit_attribution import plain_run
 
 from .conftest import random_weights, toy_vit
 from .oracles import PlainViT, relevance_of_attention, vit_map
@@ -28,7 +28,7 @@ from .oracles import PlainViT, relevance_of_attention, vit_map
 @pytest.mark.parametrize("definition", ["paper", "release"])
 @pytest.mark.parametrize("operation", list(VIT_OPERATIONS))
 def test_every_operation(operation, definition, vit, pictures, classes):
-    how = How(layer=4, steps=3, definition=definition, batch_size=4)
+    how = IIAOptions(layer=4, steps=3, definition=definition, batch_size=4)
     found = VIT_OPERATIONS[operation].under(definition)(iia.wrap(vit), pictures, classes, how)
     wanted = torch.stack([vit_map(operation, definition, vit, pictures[b:b + 1], int(classes[b]), 3) for b in range(3)])
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
@@ -185,7 +185,7 @@ def check_any(net, wanted, grid=(4, 4), size=(16, 16), operations=("iia", "iia-t
     for operation in operations:
         slow = torch.stack([slow_map(operation, net, x[b:b + 1], int(y[b]), 2, grid, wanted, **how) for b in range(2)])
         model.contributions_at_zero.clear()
-        raw = iia.methods.VIT_OPERATIONS[operation].explain(model, x, y, How(layer=4, steps=2, batch_size=4))
+        raw = iia.methods.VIT_OPERATIONS[operation].explain(model, x, y, IIAOptions(layer=4, steps=2, batch_size=4))
         torch.testing.assert_close(raw, slow, rtol=1e-7, atol=1e-12)
     return model
 
@@ -317,7 +317,7 @@ def test_pictures_of_another_size_have_another_grid():
     net = toy_vit(dynamic_img_size=True).double()
     model = iia.wrap(net)
     x = torch.randn(1, 3, 24, 32, dtype=torch.float64)
-    raw = iia.methods.VIT_OPERATIONS["gae"].explain(model.sized((3, 24, 32)), x, torch.tensor([3]), How(layer=4))
+    raw = iia.methods.VIT_OPERATIONS["gae"].explain(model.sized((3, 24, 32)), x, torch.tensor([3]), IIAOptions(layer=4))
     torch.testing.assert_close(raw[0], slow_map("gae", net, x, 3, 1, (6, 8), reads(1, 48, "class")))
     assert iia.explain(model, x, 3, steps=1).shape == (1, 24, 32) and model.grid == (4, 4)
 
@@ -398,7 +398,7 @@ def test_pooled_tokens_and_pictures_that_are_not_square(changes):
         patches = grid[0] * grid[1]
         row = R[-patches:].mean(0) if pools else R[0]
         wanted.append(row[-patches:].view(grid))
-    raw = iia.methods.VIT_OPERATIONS["gae"].explain(iia.wrap(net), x, torch.tensor([3, 5]), How(layer=4))
+    raw = VIT_OPERATIONS["gae"].under("paper")(iia.wrap(net), x, torch.tensor([3, 5]), IIAOptions(layer=4))
     torch.testing.assert_close(raw, torch.stack(wanted).detach(), rtol=1e-8, atol=1e-12)
     heat = iia.explain(net, x, [3, 5], "iia", steps=2)
     assert heat.shape == (2, *size) and heat.amax((1, 2)).tolist() == [1, 1]

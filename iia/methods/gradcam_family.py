@@ -20,40 +20,40 @@ from pytorch_grad_cam.ablation_layer import AblationLayer
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import Tensor, nn
 
-from ..cnn import How
-from ..integration import chunks
 from ..models.cnn import CNN
 from ..models.model import class_or_target
+from ..options import IIAOptions
 from .plain import plain_copy, replaced
 
 
-def gradcam(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def gradcam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Grad-CAM: ReLU(Σ_c w_c u_c), w_c the spatial mean of ∂f_y/∂u_c."""
-    return at_layer(GradCAM, model, x, y, how)
+    return at_layer(GradCAM, model, x, y, options)
 
 
-def gradcampp(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def gradcampp(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Grad-CAM++: w_c = Σ α ∘ ReLU(g), with α = g² / (2 g² + g³ Σu), g = ∂f_y/∂u_c."""
-    return at_layer(GradCAMPlusPlus, model, x, y, how)
+    return at_layer(GradCAMPlusPlus, model, x, y, options)
 
 
-def xgradcam(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def xgradcam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """XGrad-CAM: w_c = Σ(g ∘ u_c) / Σu_c."""
-    return at_layer(XGradCAM, model, x, y, how)
+    return at_layer(XGradCAM, model, x, y, options)
 
 
-def layercam(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def layercam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """LayerCAM: ReLU(Σ_c ReLU(g) ∘ u_c)."""
-    return at_layer(LayerCAM, model, x, y, how)
+    return at_layer(LayerCAM, model, x, y, options)
 
 
-def ablation(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def ablation(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Ablation-CAM: w_c = (f_y(u) − f_y(u without channel c)) / f_y(u)."""
     with replaced(library, "tqdm", SimpleNamespace(tqdm=lambda steps: steps)):     # a bar for every picture
-        return at_layer(AblationCAM, model, x, y, how, ablation_layer=ZeroedChannel(), batch_size=how.batch_size)
+        return at_layer(AblationCAM, model, x, y, options, ablation_layer=ZeroedChannel(),
+                        batch_size=options.batch_size)
 
 
-def fullgrad(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def fullgrad(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """FullGrad: |x ∘ ∂f_y/∂x| and, of every convolution and batch norm, |bias ∘ ∂f_y/∂output|.
 
     It has no layer: its maps are as large as the picture. The library counts no biases of layer norms
@@ -61,7 +61,7 @@ def fullgrad(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
     layer to the picture's size.
     """
     with closing(FullGrad(plain_copy(model.tail(0)), [])) as cam:
-        return torch.cat([maps(cam, x[row:row + 1], y[row:row + 1], how) for row in range(len(x))])
+        return torch.cat([maps(cam, x[row:row + 1], y[row:row + 1], options) for row in range(len(x))])
 
 
 class ZeroedChannel(AblationLayer):
@@ -78,19 +78,19 @@ class ZeroedChannel(AblationLayer):
         return u
 
 
-def at_layer(kind: type[BaseCAM], model: CNN, x: Tensor, y: Tensor, how: How, **settings) -> Tensor:
-    """The library's maps at the layer how.layer, [B, h, w]; see the top of this file."""
+def at_layer(kind: type[BaseCAM], model: CNN, x: Tensor, y: Tensor, options: IIAOptions,
+             **settings) -> Tensor:
+    """The library's maps at the layer options.layer, [B, h, w]; see the top of this file."""
     layer = nn.Identity()
     layer.device = nn.Parameter(torch.empty(0, device=x.device),      # a tail may have no weights to ask
                                 requires_grad=False)
-    with closing(kind(nn.Sequential(layer, model.tail(how.layer)), [layer], **settings)) as cam:
-        return torch.cat([maps(cam, model.features(x[rows], how.layer), y[rows], how)
-                          for rows in chunks(len(x), how.batch_size)])
+    with closing(kind(nn.Sequential(layer, model.tail(options.layer)), [layer], **settings)) as cam:
+        return maps(cam, model.features(x, options.layer), y, options)
 
 
-def maps(cam: BaseCAM, inputs: Tensor, y: Tensor, how: How) -> Tensor:
+def maps(cam: BaseCAM, inputs: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """What the library makes of inputs [B, C, h, w]: maps [B, h, w] in [0, 1]."""
-    explained = [lambda logits, own=own: class_or_target(logits[None], own, how.target)[0]
+    explained = [lambda logits, own=own: class_or_target(logits[None], own, options.target)[0]
                  for own in y.split(1)]
     with torch.enable_grad():
         found = cam(inputs.detach().requires_grad_(), explained)

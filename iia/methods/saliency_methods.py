@@ -14,25 +14,25 @@ from saliency.core import INPUT_OUTPUT_GRADIENTS, BlurIG, GuidedIG, VisualizeIma
 from saliency.core import guided_ig as library
 from torch import Tensor
 
-from ..cnn import How
 from ..integration import gradient
 from ..models.cnn import CNN
 from ..models.model import Target, probability
+from ..options import IIAOptions
 from .plain import replaced
 
 
-def blurig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def blurig(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Blur IG: from the picture blurred with σ = 50 to the picture, in 100 steps."""
-    return each_picture(BlurIG().GetMask, model, x, y, how.target, batch_size=how.batch_size)
+    return each_picture(BlurIG().GetMask, model, x, y, options.target, batch_size=options.batch_size)
 
 
-def guidedig(model: CNN, x: Tensor, y: Tensor, how: How) -> Tensor:
+def guidedig(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Guided IG: 25 steps, each along the half of the pixels with the least gradient; the path is unbounded.
 
     A step begins where the one before it ended, so that the network sees one row at a time.
     """
     with replaced(library, "np", OlderNumPy()):
-        return each_picture(GuidedIG().GetMask, model, x, y, how.target, x_steps=25, fraction=0.5,
+        return each_picture(GuidedIG().GetMask, model, x, y, options.target, x_steps=25, fraction=0.5,
                             max_dist=1.0)
 
 
@@ -54,7 +54,7 @@ def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tens
 
 def gradients(model: CNN, like: Tensor, target: Tensor,
               explained: Target | None = None) -> Callable[..., dict]:
-    """The callback that the library asks for: pictures [N, H, W, 3] -> ∂softmax_y/∂pictures, as NumPy arrays."""
+    """The library's callback: pictures [N, H, W, 3] -> ∂softmax_y/∂pictures, as NumPy arrays."""
 
     def call(pictures: np.ndarray, call_model_args=None, expected_keys=None) -> dict:
         rows = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(like.dtype).to(like.device)
@@ -73,8 +73,9 @@ def finite(values: np.ndarray) -> np.ndarray:
 
 def grey(attributions: Tensor) -> Tensor:
     """[B, 3, H, W] -> [B, H, W]: Σ|·| over the channels, cut off at its 99th percentile, in [0, 1]."""
-    with np.errstate(invalid="ignore", divide="ignore"):       # all zero: NaN here, a degenerate map when finished
-        maps = [VisualizeImageGrayscale(values.permute(1, 2, 0).cpu().numpy()) for values in attributions.detach()]
+    pictures = attributions.detach().permute(0, 2, 3, 1).cpu().numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):       # all zero: NaN here, degenerate when finished
+        maps = [VisualizeImageGrayscale(values) for values in pictures]
     return torch.from_numpy(np.stack(maps)).to(attributions)
 
 

@@ -13,26 +13,26 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..cnn import How
+from ..options import IIAOptions
 from ..errors import UserError
 from ..integration import chunks
 from ..models.find_attention import tokens_into
 from ..models.vit import ViT
-from ..vit import read_row, plain_run
+from ..vit_attribution import read_row, plain_run
 
 
-def t_attr(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
+def t_attr(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """C_b = mean_heads(max(0, Rel(A_b) ∘ G_b)); the class token's row of Π (C_b + I), b from 1.
 
     x [B, 3, H, W] -> [B, h, w]. In the release the final LayerNorm has eps 1e-5.
     """
-    if how.target is not None or model.pools or not model.by_rows:
+    if options.target is not None or model.pools or not model.by_rows:
         raise UserError("t-attr follows a class back to the class token through the blocks of timm's "
                         "VisionTransformer; take another operation for a target function or another "
                         "network.")
-    eps = 1e-5 if how.definition == "release" else None
+    eps = 1e-5 if options.definition == "release" else None
     maps = []
-    for rows in chunks(len(x), how.batch_size):
+    for rows in chunks(len(x), options.batch_size):
         _, G = plain_run(model, x[rows], y[rows])
         relevance = attention_relevance(model, x[rows], y[rows], eps)
         c = torch.stack([(r * g).relu().mean(1) for r, g in zip(relevance[1:], G[1:], strict=True)], 1)

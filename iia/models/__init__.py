@@ -50,9 +50,10 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
     usual = HALF if type(original).__name__ in ("VisionTransformer", "ViTForImageClassification") \
         and "torchvision" not in type(original).__module__ else IMAGENET
     config = usual | (getattr(original, "pretrained_cfg", None) or {})
-    channels = in_chans or channels_of(original)
-    whole = take(network, [(channels, *size) for size in sizes_of(original, image_size)],
-                 says=own_size(original))
+    shapes = [(count, *size) for size in sizes_of(original, image_size)
+              for count in ([in_chans] if in_chans else channels_of(original))]
+    whole = take(network, shapes, says=own_size(original))
+    channels = whole.probe.shape[1]
     mean, std = (for_channels(given or config[key], channels)
                  for given, key in ((mean, "mean"), (std, "std")))
     try:
@@ -69,12 +70,12 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
     return model
 
 
-def channels_of(network: nn.Module) -> int:
-    """How many channels the pictures have, as its first convolution or its settings say;
-    3 where nothing does."""
-    config = getattr(network, "config", None)
-    first = next((part for part in network.modules() if isinstance(part, nn.Conv2d)), None)
-    return getattr(config, "num_channels", None) or (first.in_channels if first else 3)
+def channels_of(network: nn.Module) -> list[int]:
+    """How many channels the pictures may have: as its settings say, else its first convolution; else 3."""
+    config, facts = getattr(network, "config", None), getattr(network, "pretrained_cfg", None) or {}
+    says = getattr(config, "num_channels", None)
+    first = next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+    return list(dict.fromkeys([says] if says else [first, *facts.get("input_size", ())[:1], 3]))
 
 
 def own_size(network: nn.Module) -> tuple[int, int] | None:

@@ -80,15 +80,21 @@ class Shared:
         self.pictures, self.room, self.kept = pictures, room, {}
 
     def get(self, pictures: Tensor, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
-        """What `compute` returns, from memory where it was computed before for the shared pictures."""
-        if pictures is not self.pictures:
+        """What `compute` returns, from memory where it was computed before for these of the shared pictures."""
+        if self.pictures is None or storage(pictures) != storage(self.pictures):
             return compute()
+        key = *key, pictures.storage_offset(), pictures.shape, pictures.stride()
         if key in self.kept:
             return self.kept[key]
         value = compute()
         if value.nbytes <= self.room:
             self.kept[key], self.room = value, self.room - value.nbytes
         return value
+
+
+def storage(x: Tensor) -> int:
+    """Where a tensor and all parts of it lie in memory."""
+    return x.untyped_storage().data_ptr()
 
 
 def probabilities(logits: Tensor) -> Tensor:

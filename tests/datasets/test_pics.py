@@ -12,7 +12,7 @@ from iia.datasets.pics import read_pics
 from iia.datasets.pictures import (PictureError, denormalise, for_channels, normalise, open_picture,
                                    parse_size, squash)
 from iia.errors import UserError
-from iia.generator import without_twins
+from iia.generator import drop_name_clashes
 
 
 def test_what_a_list_may_contain(tmp_path):
@@ -148,6 +148,6 @@ def test_the_photographs_are_put_in_place_once(tmp_path):
 def test_pictures_whose_files_would_overwrite_each_other(tmp_path):
     path = tmp_path / "pics.txt"
     path.write_text("a.png 3\nb.png 3\na.jpg 3\na.jpg 4\na.png 3\n")
-    pics, twins = without_twins(read_pics(path, ".")[0])
+    pics, twins = drop_name_clashes(read_pics(path, ".")[0])
     assert [(pic.path.name, pic.target) for pic in pics] == [("a.png", 3), ("b.png", 3), ("a.jpg", 4), ("a.png", 3)]
     assert twins == [f"{path}:3: the files of a.jpg would overwrite those of a.png; rename one"]

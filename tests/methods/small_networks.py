@@ -31,8 +31,9 @@ FAMILIES = {
     "resnet": lambda: tv.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=CLASSES),
     "resnet with bottlenecks": lambda: tv.ResNet(Bottleneck, [1, 1, 1, 1], num_classes=CLASSES),
     "densenet": lambda: tv.DenseNet(8, (2, 2, 2, 2), 16, num_classes=CLASSES),
-    "convnext": lambda: tv.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, 32, 1), CNBlockConfig(32, 64, 1),
-                                     CNBlockConfig(64, None, 1)], layer_scale=1.0, num_classes=CLASSES),
+    "convnext": lambda: tv.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, 32, 1),
+                                     CNBlockConfig(32, 64, 1), CNBlockConfig(64, None, 1)],
+                                    layer_scale=1.0, num_classes=CLASSES),
     "efficientnet": lambda: EfficientNet(
         decode_arch_def([["ds_r1_k3_s2_e1_c8"], ["ir_r2_k3_s2_e6_c12"], ["ir_r1_k5_s1_e6_c16"]]),
         CLASSES, num_features=24, stem_size=8, pad_type="same", act_layer=nn.ReLU6),

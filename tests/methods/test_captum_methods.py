@@ -2,22 +2,40 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from .small_networks import FAMILIES, network
 
 import iia
-from iia.cnn import How
+from iia.options import IIAOptions
 from iia.maps import finish
 from iia.methods import captum_methods
 
 
 def test_ig_is_complete_in_the_probability(toy, x, y, monkeypatch):
     monkeypatch.setattr(captum_methods, "grey", lambda attributions: attributions.sum(1))
-    maps = captum_methods.ig(toy, x, y, How(layer=5))
+    maps = captum_methods.ig(toy, x, y, IIAOptions(layer=5))
     probability = lambda pictures: toy(pictures).softmax(1)[torch.arange(2), y]
     difference = probability(x) - probability(torch.zeros_like(x))
     torch.testing.assert_close(maps.sum((1, 2)), difference, atol=1e-6, rtol=0.01)
+
+
+def test_ig_has_25_steps_of_gauss_legendre(toy, x, y, monkeypatch):
+    """Compared so closely that 24 or 26 steps, or another rule, would show."""
+    monkeypatch.setattr(captum_methods, "grey", lambda attributions: attributions.sum(1))
+
+    def by_hand(steps):
+        total = 0
+        for node, weight in zip(*np.polynomial.legendre.leggauss(steps)):
+            v = ((node + 1) / 2 * x).requires_grad_()
+            probability = toy(v).softmax(1)[torch.arange(2), y].sum()
+            total = total + weight / 2 * (x * torch.autograd.grad(probability, v)[0]).sum(1)
+        return total
+
+    found = captum_methods.ig(toy, x, y, IIAOptions(layer=5))
+    off = {n: ((found - by_hand(n)).abs().max() / found.abs().max()).item() for n in (24, 25, 26)}
+    assert off[25] < 1e-7 and min(off[24], off[26]) > 1e-5
 
 
 def test_ig_is_the_mean_gradient_along_the_path_in_grey(toy, x, y):
@@ -33,7 +51,8 @@ def test_ig_is_the_mean_gradient_along_the_path_in_grey(toy, x, y):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_ig_does_not_depend_on_the_batch_size(toy, x, y, batch_size):
-    torch.testing.assert_close(iia.explain(toy, x, y, "ig", batch_size=batch_size), iia.explain(toy, x, y, "ig"))
+    found = iia.explain(toy, x, y, "ig", batch_size=batch_size)
+    torch.testing.assert_close(found, iia.explain(toy, x, y, "ig"))
 
 
 def test_lift_cam_is_its_formula(toy, x, y):
@@ -41,7 +60,7 @@ def test_lift_cam_is_its_formula(toy, x, y):
     u, (first, _, second) = toy.features(x, 5), toy.network.classifier
     z, z0 = u.mean((2, 3)) @ first.weight.T + first.bias, first.bias
     slope = (z.relu() - z0.relu()) / (z - z0)                                    # [B, 8]
-    weights = ((second.weight[y] * slope) @ first.weight) * u.mean((2, 3))       # [B, 6], contributions, summed
+    weights = ((second.weight[y] * slope) @ first.weight) * u.mean((2, 3))   # [B, 6], contributions, summed
     want = finish((weights[:, :, None, None] * u).sum(1).relu(), (16, 16), "bicubic")
     assert (want.amax((1, 2)) == 1).all()
     torch.testing.assert_close(iia.explain(toy, x, y, "lift-cam", layer=5), want)

@@ -27,8 +27,8 @@ def total(values):
 
 FORMULAS = {
     "gradcam": lambda u, g: (g.mean((2, 3), keepdim=True) * u).sum(1),
-    "gradcampp": lambda u, g: (total(torch.where(g != 0, g**2 / (2 * g**2 + total(u) * g**3 + 1e-6), 0) * g.relu())
-                               * u).sum(1),
+    "gradcampp": lambda u, g: (total(torch.where(g != 0, g**2 / (2 * g**2 + total(u) * g**3 + 1e-6), 0)
+                                     * g.relu()) * u).sum(1),
     "x-gradcam": lambda u, g: (total(g * u) / (total(u) + 1e-7) * u).sum(1),
     "layercam": lambda u, g: (g.relu() * u).sum(1),
 }
@@ -58,7 +58,7 @@ def test_ablation_is_its_formula_for_any_batch_size(family, cut, x, y, batch_siz
     want = finish(maps.relu(), (32, 32), "bicubic")
     got = iia.explain(model, x, y, "ablation-cam", layer=cut, batch_size=batch_size)
     assert want.max() == 1
-    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)                    # float32 scores in the library
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)              # float32 scores in the library
 
 
 @pytest.mark.parametrize("operation, name", [("gradcam", "GradCAM"), ("gradcampp", "GradCAMPlusPlus"),
@@ -68,7 +68,7 @@ def test_is_the_library_on_the_whole_network(operation, name, x, y, capsys):
     net = network("resnet")
     pictures = x.float().repeat(1, 1, 4, 4)
     with getattr(pytorch_grad_cam, name)(model=net, target_layers=[net.layer3]) as cam:
-        cam.get_target_width_height = lambda _: (4, 4)                # the layer's: not resized by the library
+        cam.get_target_width_height = lambda _: (4, 4)          # the layer's: not resized by the library
         want = cam(pictures, [ClassifierOutputTarget(int(k)) for k in y])
     want = finish(torch.from_numpy(want), (64, 64), "bicubic")
     assert (want.amax((1, 2)) == 1).all()
@@ -82,18 +82,21 @@ def fullgrad_by_hand(net, x, y):
     """|x ∘ g| and |bias ∘ g| of every convolution and batch norm, each channel scaled, resized and added."""
     def scaled(channel):
         channel = channel - channel.min()
-        return torch.from_numpy(cv2.resize(np.float32(channel / (channel.max() + 1e-7)), (x.shape[3], x.shape[2])))
+        channel = np.float32(channel / (channel.max() + 1e-7))
+        return torch.from_numpy(cv2.resize(channel, (x.shape[3], x.shape[2])))
 
-    seen = []                                                                   # (output, bias) of each such layer
+    seen = []                                                           # (output, bias) of each such layer
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            bias = module.bias - module.running_mean * module.weight / (module.running_var + module.eps).sqrt()
+            scale = module.weight / (module.running_var + module.eps).sqrt()
+            bias = module.bias - module.running_mean * scale
         elif isinstance(module, nn.Conv2d) and module.bias is not None:
             bias = module.bias
         else:
             continue
-        where = getattr(module, "drop", module)                                 # timm's norm: before its activation
-        where.register_forward_hook(lambda m, i, output, bias=bias: seen.append((output, bias.view(1, -1, 1, 1))))
+        where = getattr(module, "drop", module)                         # timm's norm: before its activation
+        where.register_forward_hook(
+            lambda m, i, output, bias=bias: seen.append((output, bias.view(1, -1, 1, 1))))
     x = x.clone().requires_grad_()
     score = net(x)[torch.arange(len(y)), y].sum()
     gradients = torch.autograd.grad(score, [x] + [output for output, _ in seen])

@@ -40,12 +40,16 @@ def test_blurig_is_its_formula(toy, x, y, batch_size):
 
 def test_guidedig_is_the_library_called_directly(toy, x, y, monkeypatch):
     quantile = np.quantile
-    monkeypatch.setattr(np, "quantile", lambda values, q, interpolation: quantile(values, q, method=interpolation))
+    monkeypatch.setattr(np, "quantile",
+                        lambda values, q, interpolation: quantile(values, q, method=interpolation))
     maps = []
     for picture, target in zip(x, y):
-        call = lambda rows, call_model_args, expected_keys: {
-            INPUT_OUTPUT_GRADIENTS: slope(toy, rows[0].transpose(2, 0, 1), target).numpy().transpose(1, 2, 0)[None]}
-        mask = GuidedIG().GetMask(picture.permute(1, 2, 0).numpy(), call, x_steps=25, fraction=0.5, max_dist=1.0)
+        def call(rows, call_model_args, expected_keys, target=target):
+            found = slope(toy, rows[0].transpose(2, 0, 1), target)
+            return {INPUT_OUTPUT_GRADIENTS: found.permute(1, 2, 0).numpy()[None]}
+
+        mask = GuidedIG().GetMask(picture.permute(1, 2, 0).numpy(), call, x_steps=25, fraction=0.5,
+                                  max_dist=1.0)
         maps.append(greyed(torch.from_numpy(mask).permute(2, 0, 1)))
     want = finish(torch.stack(maps), (16, 16), "bicubic")
     monkeypatch.undo()

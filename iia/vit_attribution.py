@@ -1,6 +1,6 @@
 """IIA for vision transformers, its ablations, and gradient rollout (METHOD.md, section 6).
 
-Every operation is a function (model, x, y, how) -> raw maps: normalised pictures x [B, 3, H, W] and
+Every operation is a function (model, x, y, options) -> raw maps: normalised pictures x [B, 3, H, W] and
 classes y [B] in, maps [B, h, w] out. A_b is block b's attention after softmax, G_b = ∂f_y/∂A_b.
 
 What makes it fast: blocks before the last do not depend on the attention step, so they run forward
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .cnn import How
+from .options import IIAOptions
 from .integration import chunks, input_points, path_points
 from .models.attention import Passed
 from .models.model import Target, class_or_target
@@ -22,66 +22,67 @@ from .models.vit import ViT
 ZERO_CLASSES = 64      # for how many classes the picture 0's contributions are kept
 
 
-def iia2(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
+def iia2(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """IIA2: C_b = max(0, A_b ∘ G_b), averaged over the input's path, the path of the last block's
     attention (j/n)·A_L(x_i), and the heads; then gradient rollout."""
-    return gradient_rollout(model, path_contributions(model, x, y, how, levels=2))
+    return gradient_rollout(model, path_contributions(model, x, y, options, levels=2))
 
 
-def iia3(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
+def iia3(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """IIA3: the attention of the block before the last has a path (k/n)·A_{L−1} too, and A_L is what
     the last block computes behind it."""
-    return gradient_rollout(model, path_contributions(model, x, y, how, levels=3))
+    return gradient_rollout(model, path_contributions(model, x, y, options, levels=3))
 
 
-def ablation_image(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
+def ablation_image(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The input's path only: C_b = max(0, G_b), averaged over heads and path points; then rollout."""
-    return gradient_rollout(model, gradients_along_input(model, x, y, how))
+    return gradient_rollout(model, gradients_along_input(model, x, y, options))
 
 
-def released_ablation_image(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
+def released_ablation_image(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """As the release: each matrix is replaced by its mean over the queries (a sum over the wrong axis)."""
-    c = gradients_along_input(model, x, y, how)
+    c = gradients_along_input(model, x, y, options)
     return gradient_rollout(model, c.mean(-2, keepdim=True).expand_as(c))
 
 
-def ablation_attention(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
+def ablation_attention(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The picture alone: C_L = max(0, A_L ∘ G_L) of the plain run, then the last block's attention is
     replaced by (j/n)·C_L (drawn from C_L, not from A_L, as the release does it)."""
     maps = []
-    for rows in chunks(len(x), how.batch_size):
+    for rows in chunks(len(x), options.batch_size):
         with model.casting(x), torch.enable_grad():
             at = model.passes.record(x[rows], len(model.blocks) - 1)
             last = [A.detach().requires_grad_() for A in model.passes.own(at)]
-            score, _ = class_score(model, at, last, y[rows], how.target)
+            score, _ = class_score(model, at, last, y[rows], options.target)
             G = torch.autograd.grad(score, last, retain_graph=True)
             end = [(A * g).relu().detach() for A, g in zip(last, G, strict=True)]
-            c = last_block_path(model, at, y[rows], how.steps, end, how.target)
-        maps.append(gradient_rollout(model, c / (how.steps + 1)))
+            c = last_block_path(model, at, y[rows], options.steps, end, options.target)
+        maps.append(gradient_rollout(model, c / (options.steps + 1)))
     return torch.cat(maps)
 
 
 # ----------------------------------------------------------------------- contributions C along the paths
 
-def path_contributions(model: ViT, x: Tensor, y: Tensor, how: How, levels: int) -> Tensor:
+def path_contributions(model: ViT, x: Tensor, y: Tensor, options: IIAOptions, levels: int) -> Tensor:
     """C averaged over heads and over all points of the `levels` paths: [B, blocks, N, N]."""
-    n = how.steps
-    total = zero_contributions(model, x, y, n, levels, how)
-    for points, owner in input_points(x, n, how.batch_size):
-        total.index_add_(0, owner, attention_paths(model, points, y[owner], n, levels, how.target))
+    n = options.steps
+    total = zero_contributions(model, x, y, n, levels, options)
+    for points, owner in input_points(x, n, options.batch_size):
+        total.index_add_(0, owner, attention_paths(model, points, y[owner], n, levels, options.target))
     return total / (n + 1) ** levels
 
 
-def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, how: How) -> Tensor:
+def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, options: IIAOptions) -> Tensor:
     """What the picture 0 contributes for each class of y: [B, blocks, N, N], computed once a class."""
-    kept = model.contributions_at_zero if how.target is None else {}
+    kept = model.contributions_at_zero if options.target is None else {}
     about = (n, levels, x.shape[1:], x.dtype, x.device)
     wanted = y.unique()
     found = {c: kept[c, about] for c in wanted.tolist() if (c, about) in kept}
     missing = torch.tensor([c for c in wanted.tolist() if c not in found], dtype=y.dtype, device=y.device)
-    for rows in chunks(len(missing), how.batch_size):
+    for rows in chunks(len(missing), options.batch_size):
         classes = missing[rows]
-        new = attention_paths(model, x.new_zeros(len(classes), *x.shape[1:]), classes, n, levels, how.target)
+        zero = x.new_zeros(len(classes), *x.shape[1:])
+        new = attention_paths(model, zero, classes, n, levels, options.target)
         found |= dict(zip(classes.tolist(), new, strict=True))
     for c in found:
         kept[c, about] = found[c]
@@ -156,11 +157,11 @@ def by_block(model: ViT, matrices: Sequence[Tensor]) -> list[Tensor]:
             for b in range(len(model.blocks))]
 
 
-def gradients_along_input(model: ViT, x: Tensor, y: Tensor, how: How) -> Tensor:
+def gradients_along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """max(0, G) averaged over heads and over the input's path: [B, blocks, N, N]."""
-    n, count, total = how.steps, len(x), 0
-    for points, owner in input_points(x, n, how.batch_size, first=0):
-        _, G = plain_run(model, points, y[owner], how.target)
+    n, count, total = options.steps, len(x), 0
+    for points, owner in input_points(x, n, options.batch_size, first=0):
+        _, G = plain_run(model, points, y[owner], options.target)
         c = torch.stack([g.relu().mean(1) for g in G], 1)
         total = c.new_zeros(count, *c.shape[1:]) if isinstance(total, int) else total
         total.index_add_(0, owner, c)
