@@ -92,7 +92,7 @@ def read_pictures(pics: list[Pic], model: Model, skips: Skips) -> dict[Pic, Tens
     found = {}
     for pic in pics:
         try:
-            found[pic] = squash(open_picture(pic.path, model.channels), model.size)
+            found[pic] = squash(open_picture(pic.path, model.channels, upright=True), model.size)
         except PictureError as why:
             skips.add(f"{pic.line}: {why}")
     return found

@@ -185,7 +185,7 @@ def check_any(net, wanted, grid=(4, 4), size=(16, 16), operations=("iia", "iia-t
     for operation in operations:
         slow = torch.stack([slow_map(operation, net, x[b:b + 1], int(y[b]), 2, grid, wanted, **how) for b in range(2)])
         model.contributions_at_zero.clear()
-        raw = iia.methods.VIT_OPERATIONS[operation].explain(model, x, y, IIAOptions(layer=4, steps=2, batch_size=4))
+        raw = iia.methods.VIT_OPERATIONS[operation].under("paper")(model, x, y, IIAOptions(layer=4, steps=2, batch_size=4))
         torch.testing.assert_close(raw, slow, rtol=1e-7, atol=1e-12)
     return model
 
@@ -317,7 +317,7 @@ def test_pictures_of_another_size_have_another_grid():
     net = toy_vit(dynamic_img_size=True).double()
     model = iia.wrap(net)
     x = torch.randn(1, 3, 24, 32, dtype=torch.float64)
-    raw = iia.methods.VIT_OPERATIONS["gae"].explain(model.sized((3, 24, 32)), x, torch.tensor([3]), IIAOptions(layer=4))
+    raw = iia.methods.VIT_OPERATIONS["gae"].under("paper")(model.sized((3, 24, 32)), x, torch.tensor([3]), IIAOptions(layer=4))
     torch.testing.assert_close(raw[0], slow_map("gae", net, x, 3, 1, (6, 8), reads(1, 48, "class")))
     assert iia.explain(model, x, 3, steps=1).shape == (1, 24, 32) and model.grid == (4, 4)
 

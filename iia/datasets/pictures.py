@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
@@ -30,21 +31,53 @@ def mode_of(channels: int) -> str:
     return MODES[channels]
 
 
-def open_picture(path: str | Path, channels: int = 3) -> Image.Image:
+def open_picture(path: str | Path, channels: int = 3, upright: bool = False) -> Image.Image:
     """The picture as RGB (1 channel: grey, 4: RGBA), whatever its mode was.
 
+    Args:
+        upright: turn a photograph as its camera says (EXIF); else it is read as stored.
+
     Raises:
-        PictureError: it is missing or cannot be decoded.
+        PictureError: it is missing or cannot be decoded, or its grey levels have no scale that is known.
         UserError: no such number of channels.
     """
     mode = mode_of(channels)
     try:
         with Image.open(path) as picture:
-            return picture.convert(mode)
+            picture.load()
+            grey = in_8_bits(picture, path) if picture.mode[0] in "IF" else picture
+            return (ImageOps.exif_transpose(grey) if upright else grey).convert(mode)
+    except PictureError:
+        raise
     except FileNotFoundError as why:
         raise PictureError(f"{path} is missing") from why
     except Exception as why:           # each of Pillow's readers has errors of its own
         raise PictureError(f"{path} cannot be decoded as a picture ({type(why).__name__})") from why
+
+
+def in_8_bits(picture: Image.Image, path: str | Path) -> Image.Image:
+    """A picture of 16 or 32 bits a pixel, whole numbers or floating point, as grey levels 0..255.
+
+    Pillow's own conversion cuts such values off at 255. A PNG's levels, and those of 16 bits, go to 65535; of
+    others the largest value tells the scale.
+
+    Raises:
+        PictureError: the values have no scale that is known.
+    """
+    levels = np.asarray(picture, dtype=np.float64)
+    low, high = levels.min(), levels.max()
+    if picture.mode.startswith("I;16") or picture.format == "PNG":
+        top = 65535
+    elif picture.mode == "F":
+        top = 1 if high <= 1 else 255
+    else:
+        top = 255 if high <= 255 else 65535
+    if not (np.isfinite(levels).all() and 0 <= low and high <= top):
+        raise PictureError(f"{path} has grey levels from {low:g} to {high:g}, whose scale is not known; save it "
+                           "with 8 bits a pixel, or as 0..1")
+    made = Image.fromarray((levels * (255 / top)).round().astype(np.uint8))
+    made.info = dict(picture.info)
+    return made
 
 
 def squash(picture: Image.Image, size: Size = 224) -> Tensor:
@@ -96,7 +129,7 @@ def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
-    """Picture files (or one) -> [B, C, H, W], normalised as `model` wants them and on its device.
+    """Picture files (or one) -> [B, C, H, W], upright, normalised as `model` wants them and on its device.
 
     Raises:
         UserError: no path, a picture that is missing or cannot be decoded, or a network of other than 1, 3 or
@@ -106,5 +139,5 @@ def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
         paths = [paths]
     if not paths:
         raise UserError("paths is empty; name at least one picture.")
-    raw = torch.stack([squash(open_picture(path, model.channels), model.size) for path in paths])
+    raw = torch.stack([squash(open_picture(path, model.channels, upright=True), model.size) for path in paths])
     return normalise(raw, model.mean, model.std).to(model.device)
