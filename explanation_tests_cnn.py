@@ -4,7 +4,7 @@ Edit the settings below, or give any of them as a flag: --model_name=densenet201
 Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
-from iia import explanation_table, methods, settings
+from iia import choosing, explanation_table, methods, settings
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # any name of torchvision or timm: resnet50, efficientnet_b4,
@@ -41,7 +41,7 @@ results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{l
 
 
 def main(chosen):
-    return explanation_table.cnn_table(chosen)
+    return explanation_table.table(choosing.chosen_cnn(chosen, "explanation_tests_vit.py"), chosen)
 
 
 if __name__ == "__main__":

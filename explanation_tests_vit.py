@@ -4,7 +4,7 @@ Edit the settings below, or give any of them as a flag: --model_name=vit-small -
 Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
-from iia import explanation_table, methods, settings
+from iia import choosing, explanation_table, methods, settings
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
@@ -38,7 +38,7 @@ results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{b
 
 
 def main(chosen):
-    return explanation_table.vit_table(chosen)
+    return explanation_table.table(choosing.chosen_vit(chosen, "explanation_tests_cnn.py"), chosen)
 
 
 if __name__ == "__main__":

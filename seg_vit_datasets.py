@@ -4,7 +4,7 @@ Edit the settings below, or give any of them as a flag: --chosen_dataset=voc --m
 Started again it goes on where it was; torchrun --nproc-per-node=2 seg_vit_datasets.py shares it.
 """
 
-from iia import methods, segmentation_table, settings
+from iia import choosing, methods, segmentation_table, settings
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
@@ -35,7 +35,8 @@ num_workers = 2                             # processes that read pictures while
 
 
 def main(chosen):
-    return segmentation_table.vit_table(chosen)
+    model = choosing.chosen_vit(chosen, f"segmentation_cnn_{chosen.chosen_dataset}.py")
+    return segmentation_table.table(model, chosen, chosen.chosen_dataset)
 
 
 if __name__ == "__main__":

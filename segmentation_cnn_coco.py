@@ -4,7 +4,7 @@ Edit the settings below, or give any of them as a flag: --model_name=densenet201
 Started again it goes on where it was; torchrun --nproc-per-node=2 segmentation_cnn_coco.py shares it.
 """
 
-from iia import methods, segmentation_table, settings
+from iia import choosing, methods, segmentation_table, settings
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "resnet101"                    # any name of torchvision or timm: resnet50, efficientnet_b4,
@@ -36,7 +36,7 @@ num_workers = 2                             # processes that read pictures while
 
 
 def main(chosen):
-    return segmentation_table.cnn_table(chosen, "coco")
+    return segmentation_table.table(choosing.chosen_cnn(chosen, "seg_vit_datasets.py"), chosen, "coco")
 
 
 if __name__ == "__main__":

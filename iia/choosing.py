@@ -51,3 +51,17 @@ def load_or_fallback(name: str, fallback: str | None, **how) -> CNN | ViT:
 
 def _how(chosen: Settings) -> dict:
     return {name: getattr(chosen, name) for name in HOW}
+
+
+def layer_and_steps(chosen: Settings) -> tuple[int | str, int]:
+    """The layer that is explained and n, under the names that a CNN's and a ViT's script give them."""
+    values = vars(chosen)
+    return values.get("FEATURE_LAYER_NUMBER", "last"), values.get("INTERPOLATION_STEPS", values.get("ITERATION_STEPS"))
+
+
+def at_least(chosen: Settings, **least: int) -> None:
+    """Raise UserError where a setting is less than the number given for it; None, or one that is not there, is not."""
+    for name, number in least.items():
+        value = getattr(chosen, name, None)
+        if value is not None and value < number:
+            raise UserError(f"{name} is {value}; it is at least {number}.")

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..models.weights import PROJECT_DIR
 from .pictures import Size
-from .segmentation import SampleError, SegmentationDataset, missing
+from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
+PROJECT_DIR = Path(__file__).resolve().parents[2]
 FILE = "gtsegs_ijcv.mat"
 FETCH = "http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat (one file of some GB) and put it there"
 
@@ -37,7 +37,7 @@ class ImageNetSegmentation(SegmentationDataset):
             with h5py.File(self.path) as file:
                 pictures, masks = file["/value/img"].shape[0], file["/value/gt"].shape[0]
         except (OSError, KeyError, AttributeError, IndexError) as why:
-            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_said(why)}): it is cut short "
+            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_reason(why)}): it is cut short "
                             f"or another file. Fetch {FETCH}.") from why
         if pictures != masks or not pictures:
             raise UserError(f"{self.path} holds {pictures} pictures and {masks} masks: it is another file. "
@@ -55,15 +55,16 @@ class ImageNetSegmentation(SegmentationDataset):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": None}
 
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         file = self.file
         try:
-            pixels = file[file["/value/img"][index, 0]][()].T                        # (3, W, H) -> (H, W, 3)
-            mask = file[file[file["/value/gt"][index, 0]][0, 0]][()].T               # (W, H) -> (H, W)
-            picture = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as why:
-            raise SampleError(f"picture {index} of {self.path} or its mask is broken ({_said(why)})") from why
-        return picture, mask > 0
+            pixels = file[file["/value/img"][index, 0]]                      # (3, W, H)
+            mask = file[file[file["/value/gt"][index, 0]][0, 0]]             # (W, H)
+            check_size(self.ids[index], mask.shape, pixels.shape[1:])        # before they are read
+            picture = Image.fromarray(np.ascontiguousarray(pixels[()].T)).convert("RGB")
+            return picture, mask[()].T > 0
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, MemoryError) as why:
+            raise SampleError(f"picture {index} of {self.path} or its mask is broken ({_reason(why)})") from why
 
 
 def find(root: Path) -> Path:
@@ -75,5 +76,5 @@ def find(root: Path) -> Path:
     raise missing("ImageNet-Segmentation", root, FETCH, f"{root}/\n  {FILE}")
 
 
-def _said(why: Exception) -> str:
+def _reason(why: Exception) -> str:
     return (str(why).splitlines() or [type(why).__name__])[0]

@@ -24,7 +24,7 @@ class SampleError(UserError):
 class SegmentationDataset(Dataset):
     """Samples (picture [C, H, W] normalised, mask [H, W] long: 1 = object, id).
 
-    A data set fills in `ids` and `read`, and may name `sources`. Nothing but file names is kept between samples,
+    A data set fills in `ids` and `picture_and_mask`, and may name `sources`. Nothing but file names is kept between samples,
     so that it can be handed to reading processes.
 
     Args:
@@ -45,7 +45,7 @@ class SegmentationDataset(Dataset):
         self.mean, self.std = (mean, std) if mean else RAW
         self.mode, self.size = mode_of(len(self.mean)), sides(size)
 
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The picture (RGB) and where the object is (bool [H, W]), both as they are in the files."""
         raise NotImplementedError
 
@@ -54,10 +54,8 @@ class SegmentationDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
         name = self.ids[index]
-        picture, mask = self.read(index)
-        if mask.shape != (picture.height, picture.width):
-            raise SampleError(f"the mask of {name} is of another size ({_size(mask)}) than its picture "
-                              f"({picture.width} x {picture.height})")
+        picture, mask = self.picture_and_mask(index)
+        check_size(name, mask.shape[::-1], picture.size)
         small = TF.resize(Image.fromarray(mask), list(self.size), TF.InterpolationMode.NEAREST)
         return (normalise(squash(picture.convert(self.mode), self.size), self.mean, self.std),
                 torch.from_numpy(np.array(small)).long(), name)
@@ -67,8 +65,11 @@ class SegmentationDataset(Dataset):
         return denormalise(picture, self.mean, self.std)
 
 
-def _size(mask: np.ndarray) -> str:
-    return " x ".join(str(side) for side in mask.shape[::-1])
+def check_size(name: str, mask: tuple[int, ...], picture: tuple[int, int]) -> None:
+    """Raise SampleError where a mask is not of its picture's size, both (width, height)."""
+    if tuple(mask) != tuple(picture):
+        mask, picture = (" x ".join(map(str, size)) for size in (mask, picture))
+        raise SampleError(f"the mask of {name} is of another size ({mask}) than its picture ({picture})")
 
 
 def missing(name: str, root: Path, fetch: str, tree: str) -> UserError:

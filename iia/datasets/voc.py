@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..errors import UserError
 from .pictures import Size, open_picture
-from .segmentation import SampleError, SegmentationDataset, missing
+from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
 FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB) and unpack it there\n"
          "(or torchvision.datasets.VOCSegmentation(root, download=True))")
@@ -37,17 +37,20 @@ class Voc(SegmentationDataset):
             raise UserError(f"{self.folder / LIST} names no picture.")
         self.sources = [self.folder / LIST]
 
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         name = self.ids[index]
         picture = open_picture(self.folder / "JPEGImages" / f"{name}.jpg")
         path = self.folder / "SegmentationClass" / f"{name}.png"
         try:
             with Image.open(path) as mask:
+                check_size(name, mask.size, picture.size)        # before it is decoded
                 several = len(mask.getbands()) > 1               # colours; of a palette picture its numbers count, [H, W]
                 labels = np.array(mask.convert("RGB") if several else mask)
         except FileNotFoundError as why:
             raise SampleError(f"the mask {path} is missing") from why
-        except (OSError, ValueError, SyntaxError) as why:
+        except SampleError:
+            raise
+        except Exception as why:           # each of Pillow's readers has errors of its own
             raise SampleError(f"the mask {path} cannot be decoded ({type(why).__name__})") from why
         return picture, (labels > 0 if labels.ndim == 2 else (labels > 0).any(-1))
 

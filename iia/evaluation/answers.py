@@ -25,7 +25,7 @@ def ask_mixtures(model, outside: Tensor, inside: Tensor, ranks: Tensor, counts: 
     """The answers for pictures whose first pixels, in an order and up to a count, come from elsewhere.
 
     Mixture (p, k) is `inside` at the pixels with ranks[p] < counts[k] and `outside[p]` at all others. It is made on
-    the device from the untouched pictures just before it is asked about, so the memory is that of batch_size rows.
+    the device from the whole pictures just before it is asked about, so the memory is that of batch_size rows.
 
     Args:
         outside: normalised pictures, [P, C, H, W].

@@ -13,7 +13,7 @@ from torch import Tensor
 from .answers import SOFTMAX, TOP1, ask, ask_mixtures, black
 
 FRACTIONS = tuple(tenths / 10 for tenths in range(10))       # 0, 10 ... 90 % of the pixels masked
-READ = {"POS": ("most", TOP1), "NEG": ("least", TOP1), "DEL": ("most", SOFTMAX), "INS": ("least", SOFTMAX)}
+CURVES = {"POS": ("most", TOP1), "NEG": ("least", TOP1), "DEL": ("most", SOFTMAX), "INS": ("least", SOFTMAX)}
 RISE_STEP = 224                                              # pixels replaced from one point to the next
 RISE_KERNEL, RISE_SIGMA = 11, 5                              # pixels, of the blur that insertion starts from
 
@@ -30,7 +30,7 @@ def ranks(maps: Tensor) -> Tensor:
 
 
 def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str] | None = None,
-                  untouched: Tensor | None = None, batch_size: int = 32) -> dict[str, Tensor]:
+                  original: Tensor | None = None, batch_size: int = 32) -> dict[str, Tensor]:
     """The curves of POS, NEG, DEL and INS at 0, 10 ... 90 % of the pixels masked to black.
 
     Args:
@@ -39,29 +39,29 @@ def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which:
         classes: [B], int64.
         maps: the higher the more relevant, [B, H, W].
         which: the names that are wanted; None = all four.
-        untouched: the answers for the pictures themselves, [B, 2], where they are known already.
+        original: the answers for the pictures themselves, [B, 2], where they are known already.
         batch_size: how many masked pictures go through the network at once.
 
     Returns:
-        By name, [B, 10] in [0, 1]; the first column is the untouched picture's.
+        By name, [B, 10] in [0, 1]; the first column is the picture's own.
     """
-    names = [name for name in READ if which is None or name in which]
-    orders = sorted({READ[name][0] for name in names})                              # of "least", "most"
+    names = [name for name in CURVES if which is None or name in which]
+    orders = sorted({CURVES[name][0] for name in names})                              # of "least", "most"
     if not names:
         return {}
-    untouched = ask(model, pictures, classes, batch_size) if untouched is None else untouched
+    original = ask(model, pictures, classes, batch_size) if original is None else original
     rank, pixels = ranks(maps), maps[0].numel()
     rank = torch.cat([rank if order == "most" else pixels - 1 - rank for order in orders])    # [O·B, H, W]
     counts = torch.tensor([round(f * pixels) for f in FRACTIONS[1:]], device=maps.device)
     masked = ask_mixtures(model, pictures.repeat(len(orders), 1, 1, 1), black(model, pictures), rank, counts,
                           classes.repeat(len(orders)), batch_size)                            # [O·B, 9, 2]
-    curves = torch.cat([untouched[:, None].repeat(len(orders), 1, 1), masked], dim=1)         # [O·B, 10, 2]
+    curves = torch.cat([original[:, None].repeat(len(orders), 1, 1), masked], dim=1)         # [O·B, 10, 2]
     by_order = dict(zip(orders, curves.chunk(len(orders))))
-    return {name: by_order[order][..., column] for name, (order, column) in READ.items() if name in names}
+    return {name: by_order[order][..., column] for name, (order, column) in CURVES.items() if name in names}
 
 
 def masked_area(curves: Tensor) -> Tensor:
-    """The paper's figure: 100 x the area under curves [..., 10] over 0 ... 0.9, not divided by 0.9 (so at most 90)."""
+    """The paper's metric: 100 x the area under curves [..., 10] over 0 ... 0.9, not divided by 0.9 (so at most 90)."""
     return 100 * torch.trapezoid(curves, dx=FRACTIONS[1], dim=-1)
 
 
@@ -91,7 +91,7 @@ def rise_counts(pixels: int) -> list[int]:
 
 
 def rise_area(curves: Tensor) -> Tensor:
-    """RISE's figure: the area under curves [..., K] over 0 ... 1, in [0, 1]."""
+    """RISE's metric: the area under curves [..., K] over 0 ... 1, in [0, 1]."""
     return torch.trapezoid(curves, dx=1 / (curves.shape[-1] - 1), dim=-1)
 
 
