@@ -23,7 +23,8 @@ from .evaluation.comparison import compare, means, print_table
 from .evaluation.explanation_tests import METRICS, axes, score, score_originals
 from .evaluation.given_maps import random_maps, read_maps
 from .evaluation.identity import digest, file_signatures, fingerprint
-from .evaluation.runner import Row, Run, by_operation, in_words
+from .evaluation.rows import Metrics, Row, by_operation, in_words
+from .evaluation.runner import Run
 from .explaining import explain, operations, predict, sharing
 from .maps import is_degenerate, map_file
 from .methods import DEFINITIONS
@@ -38,33 +39,38 @@ MASKED_TOGETHER = 4         # a batch has one picture for so many rows: few enou
 def table(model, settings: Settings) -> int:
     """Test the maps of every operation on the pictures of `settings.pics_file`.
 
-    Prints the table and writes it to {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{hash}/.
-    Pictures and maps that cannot be used are named and counted. Returns 1 when there were any, else 0.
+    Prints the table and writes it to
+    {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{hash}/. Pictures and maps that
+    cannot be used are named and counted. Returns 1 when there were any, else 0.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
     """
     check(model, settings)
     model.to(pick_device(settings.device))
-    cut, pics = model.cut(layer_and_steps(settings)[0]), PicsDataset(settings.pics_file, settings.images_dir, model)
+    cut = model.cut(layer_and_steps(settings)[0])
+    pics = PicsDataset(settings.pics_file, settings.images_dir, model)
     names, metrics = (list(dict.fromkeys(given)) for given in (settings.operations, settings.figures))
-    folder = "_".join((Path(settings.pics_file).stem, model.name, str(cut), settings.definition, settings.explained_class))
+    folder = "_".join((Path(settings.pics_file).stem, model.name, str(cut), settings.definition,
+                       settings.explained_class))
     points = axes(metrics, model.size)
-    columns = {"target": int, "explained": int, "top1": float, "softmax": float} | dict.fromkeys(metrics, float)
+    columns = {"target": int, "explained": int, "top1": float, "softmax": float}
+    columns |= dict.fromkeys(metrics, float)
     columns |= {f"{name} {k}": float for name, x in points.items() for k in range(len(x))}
     run = Run(pics, Path(settings.results_dir) / folder, names, columns,
               max(1, settings.batch_size // MASKED_TOGETHER), settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, pics), settings.values())
     with computing():
-        for batch in run.todo(model.label, lambda rows: in_words(every_mean(rows, names, metrics), metrics[:2])):
+        for batch in run.todo(model.label,
+                              lambda rows: in_words(every_mean(rows, names, metrics), metrics[:2])):
             run.save(batch, score_batch(model, batch, names, metrics, settings))
     rows = run.table()
     if rows is None:
         return 0
     parts = by_operation(rows, names)
     accuracy = float(rows.dropna(subset="top1").drop_duplicates("index")["top1"].mean())
-    summary = run.write(rows, every_mean(rows, names, metrics), **{"base accuracy": accuracy}, **compare(parts, metrics),
-                        axes={name: x.tolist() for name, x in points.items()},
+    summary = run.write(rows, every_mean(rows, names, metrics), **{"base accuracy": accuracy},
+                        **compare(parts, metrics), axes={name: x.tolist() for name, x in points.items()},
                         curves={operation: mean_curves(own, points) for operation, own in parts.items()})
     report(summary, run.folder, f"{model.label}, cut at {cut}, {settings.explained_class} class explained")
     return int(summary["skipped"]["count"] > 0)
@@ -107,13 +113,16 @@ def identity(model, settings: Settings, pics: PicsDataset) -> dict:
     maps = None if settings.heatmaps_dir is None else digest(file_signatures(
         map_file(settings.heatmaps_dir, pic.stem, operation, model.name)
         for pic in pics.pics for operation in settings.operations))
-    names = ("figures", "explained_class", "definition", "heatmaps_dir", "images_dir", "precision", "batch_size")
+    names = ("figures", "explained_class", "definition", "heatmaps_dir", "images_dir", "precision",
+             "batch_size")
     return {"model": model.label, "weights": fingerprint(model), "layer": model.cut(layer), "steps": steps,
-            "picture size": list(model.size), "maps": maps, "targets": digest(str(pic.target) for pic in pics.pics),
+            "picture size": list(model.size), "maps": maps,
+            "targets": digest(str(pic.target) for pic in pics.pics),
             **{name: getattr(settings, name) for name in names}}
 
 
-def score_batch(model, batch: Batch, names: Sequence[str], metrics: Sequence[str], settings: Settings) -> list[Row]:
+def score_batch(model, batch: Batch, names: Sequence[str], metrics: Sequence[str],
+                settings: Settings) -> list[Row]:
     """A row for each picture of the batch and each operation: metrics and the points of their curves."""
     pictures, targets = (values.to(model.device) for values in batch.fields)
     explained = targets if settings.explained_class == "target" else predict(model, pictures)
@@ -121,18 +130,20 @@ def score_batch(model, batch: Batch, names: Sequence[str], metrics: Sequence[str
     originals = with_halving(lambda size: score_originals(model, pictures, targets, metrics, seeds, size),
                              settings.batch_size)
     with sharing(model, pictures):
-        found = {name: make_maps(model, name, pictures, explained, batch.ids, seeds, settings) for name in names}
+        found = {name: make_maps(model, name, pictures, explained, batch.ids, seeds, settings)
+                 for name in names}
     rows = []
     for operation, (maps, skipped) in found.items():
         values, curves = with_halving(lambda size: score(model, pictures, targets, maps, metrics, originals,
                                                          batch_size=size), settings.batch_size)
         numbers = {"degenerate": is_degenerate(maps).int(), "target": targets, "explained": explained,
                    "top1": originals.answers[:, 0], "softmax": originals.answers[:, 1], **values}
-        numbers |= {f"{name} {k}": curve[:, k] for name, curve in curves.items() for k in range(curve.shape[1])}
+        numbers |= {f"{name} {k}": curve[:, k]
+                    for name, curve in curves.items() for k in range(curve.shape[1])}
         numbers = {name: values.tolist() for name, values in numbers.items()}
-        rows += [{"index": index, "operation": operation}
-                 | ({"skipped": skipped[i]} if i in skipped else {name: own[i] for name, own in numbers.items()})
-                 for i, index in enumerate(batch.indices)]
+        for i, index in enumerate(batch.indices):
+            own = {"skipped": skipped[i]} if i in skipped else {name: n[i] for name, n in numbers.items()}
+            rows.append({"index": index, "operation": operation} | own)
     return rows
 
 
@@ -149,14 +160,16 @@ def make_maps(model, operation: str, pictures: Tensor, classes: Tensor, ids: lis
                    batch_size=settings.batch_size), {}
 
 
-def every_mean(rows: pd.DataFrame, names: Sequence[str], metrics: Sequence[str]) -> dict[str, dict[str, float]]:
+def every_mean(rows: pd.DataFrame, names: Sequence[str], metrics: Sequence[str]) -> Metrics:
     """The table's numbers: each operation's means."""
     return {name: means(own, metrics) for name, own in by_operation(rows, names).items()}
 
 
 def mean_curves(rows: pd.DataFrame, axes: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """The points of each metric's mean curve, over the pictures that have one; a metric that none has is left out."""
-    points = {name: rows[[f"{name} {k}" for k in range(len(x))]].dropna().to_numpy() for name, x in axes.items()}
+    """The points of each metric's mean curve, over the pictures that have one; a metric that none has is left
+    out."""
+    points = {name: rows[[f"{name} {k}" for k in range(len(x))]].dropna().to_numpy()
+              for name, x in axes.items()}
     return {name: own.mean(0).tolist() for name, own in points.items() if len(own)}
 
 
@@ -169,7 +182,8 @@ def report(summary: dict, folder: Path, title: str) -> None:
     points, curves = summary["axes"], summary["curves"]
     with whole_file(folder / "curves.npz") as temporary:
         np.savez(temporary, **{f"x {name}": x for name, x in points.items()},
-                 **{f"{operation} {name}": curve for operation, own in curves.items() for name, curve in own.items()})
+                 **{f"{operation} {name}": curve
+                    for operation, own in curves.items() for name, curve in own.items()})
     if any(curves.values()):
         labels = {name: (METRICS[name].x, METRICS[name].y) for name in points}
         plots.save_curves(folder / "curves.png", title, points, curves, labels)

@@ -1,4 +1,5 @@
-"""What every run needs: a device, files that survive a crash, a batch that fits, and a list of what was skipped."""
+"""What every run needs: a device, files that survive a crash, a batch that fits, and a list of what was
+skipped."""
 
 import contextlib
 import json
@@ -52,7 +53,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it becomes `path` once the block has ended well and the disk has it.
+    """A temporary name beside `path` to write to; it becomes `path` once the block has ended well and the
+    disk has it.
 
     Raises:
         UserError: the folder or the file cannot be written, or the disk is full.
@@ -60,7 +62,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{os.getpid()}-{HOST}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(path.suffix, f"{TEMPORARY}{os.getpid()}-{HOST}-", path.parent)
     except OSError as why:
         raise UserError(f"cannot write to {path.parent} ({why.strerror}).") from why
     os.close(handle)
@@ -143,8 +145,8 @@ def with_halving(work: Callable[[int], Result], batch_size: int) -> Result:
             return work(batch_size)
         except torch.OutOfMemoryError as why:
             if batch_size == 1:
-                raise UserError("the device's memory does not hold a batch of one; take device=cpu or a smaller "
-                                "network.") from why
+                raise UserError("the device's memory does not hold a batch of one; take device=cpu or a "
+                                "smaller network.") from why
         torch.cuda.empty_cache()           # outside the handler, whose traceback keeps the tensors alive
         batch_size //= 2
         print(f"warning: out of memory; going on with batch_size={batch_size}", file=sys.stderr)
@@ -166,13 +168,15 @@ class Skips:
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """While the block runs a GPU too adds numbers in a fixed order, so that what is computed twice is the same.
+    """While the block runs a GPU too adds numbers in a fixed order, so that what is computed twice is the
+    same.
 
     Raises:
         UserError: a process that reads pictures for a DataLoader was killed.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")        # cuBLAS asks for it
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (torch.are_deterministic_algorithms_enabled(),
+              torch.is_deterministic_algorithms_warn_only_enabled())
     if torch.cuda.is_available():
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -183,8 +187,10 @@ def computing() -> Iterator[None]:
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(why.__traceback__)]
         if "DataLoader worker" not in str(why) and not any("multiprocessing" in name for name in files):
             raise
-        raise UserError(f"a process that reads pictures has stopped ({str(why).strip() or type(why).__name__}). What is "
-                        "done is kept; start the same command again, with a smaller num_workers if memory is short.") from why
+        reason = str(why).strip() or type(why).__name__
+        raise UserError(f"a process that reads pictures has stopped ({reason}). What is done is kept; "
+                        "start the same command again, with a smaller num_workers if memory is "
+                        "short.") from why
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
@@ -199,7 +205,8 @@ def rank() -> int:
     """
     number, size = _number("RANK", 0), world_size()
     if not 0 <= number < size:
-        raise UserError(f"RANK is {number} of a WORLD_SIZE of {size}; it is 0 to {size - 1}. torchrun sets both.")
+        raise UserError(f"RANK is {number} of a WORLD_SIZE of {size}; it is 0 to {size - 1}. torchrun sets "
+                        "both.")
     return number
 
 
@@ -216,4 +223,5 @@ def _number(variable: str, otherwise: int) -> int:
     try:
         return int(text)
     except ValueError as why:
-        raise UserError(f"{variable} is {text!r} in the environment; it is a whole number. torchrun sets it.") from why
+        raise UserError(f"{variable} is {text!r} in the environment; it is a whole number. torchrun sets "
+                        "it.") from why

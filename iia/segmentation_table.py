@@ -1,4 +1,5 @@
-"""Explains a network's predictions on a segmentation data set, and writes a table of how well the maps segment."""
+"""Explains a network's predictions on a segmentation data set, and writes a table of how well the maps
+segment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from .errors import UserError, check_choice
 from .evaluation import segmentation
 from .evaluation.batches import Batch
 from .evaluation.identity import file_signatures, fingerprint
-from .evaluation.runner import Metrics, Row, Run, by_operation, in_words
+from .evaluation.rows import Metrics, Row, by_operation, in_words
+from .evaluation.runner import Run
 from .explaining import explain, predict, sharing
 from .maps import is_degenerate
 from .runs import computing, pick_device
@@ -43,7 +45,8 @@ def table(model, settings: Settings, dataset: str) -> int:
     data = open_dataset(dataset, settings.dataset_root, model, settings.definition)
     folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{model.cut(layer)}_{settings.definition}"
     model.to(pick_device(settings.device))
-    run = Run(data, folder, names, segmentation.COLUMNS, max(1, settings.batch_size // steps),   # so that it fills the rows
+    # so that it fills the rows
+    run = Run(data, folder, names, segmentation.COLUMNS, max(1, settings.batch_size // steps),
               settings.max_images, settings.num_workers)
     run.begin({"model": model.label, "weights": fingerprint(model), "layer": model.cut(layer), "steps": steps,
                "picture size": list(model.size), "data set's files": file_signatures(data.sources),
@@ -51,9 +54,10 @@ def table(model, settings: Settings, dataset: str) -> int:
               settings.values())
     panels = {index: run.folder / "overlays" / f"{plots.safe(data.ids[index])}.png"
               for index in range(min(settings.save_overlays, len(run.batches.ids)))}
-    run.forget(index for index, panel in panels.items() if not panel.exists())      # explained once more for it
+    run.forget(index for index, panel in panels.items() if not panel.exists())  # explained once more for it
     with computing():
-        for batch in run.todo(f"{dataset}, {model.label}", lambda rows: in_words(metrics(rows, names), ("mIoU", "mAP"), PERCENT)):
+        for batch in run.todo(f"{dataset}, {model.label}",
+                              lambda rows: in_words(metrics(rows, names), ("mIoU", "mAP"), PERCENT)):
             run.save(batch, score(model, batch, names, settings, data, panels))
     rows = run.table()
     if rows is None:
@@ -64,7 +68,8 @@ def table(model, settings: Settings, dataset: str) -> int:
 
 
 def check(model, settings: Settings, operations: Sequence[str]) -> None:
-    """Find what is wrong with the settings before the first picture is explained; `explain` says what else is."""
+    """Find what is wrong with the settings before the first picture is explained; `explain` says what else
+    is."""
     if not operations:
         raise UserError("operations is empty; --help lists them.")
     at_least(settings, batch_size=1, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, max_images=1, num_workers=0,
@@ -83,27 +88,30 @@ def open_dataset(name: str, root: str | None, model, definition: str) -> Segment
         UserError: no such data set, or it is not in `root` (None = its usual place).
     """
     kind = DATASETS[check_choice("data set", name, DATASETS)]
-    raw = kind is Coco and definition == "release"        # the release forgets to normalise them (METHOD.md, section 9)
+    # the release forgets to normalise them (METHOD.md, section 9)
+    raw = kind is Coco and definition == "release"
     mean, std = ((0.0,) * model.channels, (1.0,) * model.channels) if raw else (model.mean, model.std)
     return kind(kind.default_root if root is None else root, mean, std, model.size)
 
 
 def score(model, batch: Batch, operations: Sequence[str], settings: Settings, data: SegmentationDataset,
           panels: dict[int, Path]) -> list[Row]:
-    """A row of numbers for each picture of the batch and each operation; its pictures' `panels` are written, too."""
+    """A row of numbers for each picture of the batch and each operation; its pictures' `panels` are written,
+    too."""
     pictures, masks = batch.fields
     layer, steps = layer_and_steps(settings)
     x = pictures.to(model.device)
     where = "cpu" if model.device.type == "mps" else model.device       # Apple's GPUs have no float64
     masks, classes = masks.to(where), predict(model, x)
     with sharing(model, x):
-        maps = {operation: explain(model, x, classes, operation, layer=layer, steps=steps, definition=settings.definition,
-                                   batch_size=settings.batch_size).to(where) for operation in operations}
+        maps = {operation: explain(model, x, classes, operation, layer=layer, steps=steps,
+                                   definition=settings.definition, batch_size=settings.batch_size).to(where)
+                for operation in operations}
     rows = []
     for operation, found in maps.items():
         numbers = {"degenerate": is_degenerate(found).int(), **segmentation.measure(found, masks)}
         numbers = {name: values.tolist() for name, values in numbers.items()}
-        rows += [{"index": index, "operation": operation} | {name: values[i] for name, values in numbers.items()}
+        rows += [{"index": index, "operation": operation} | {name: own[i] for name, own in numbers.items()}
                  for i, index in enumerate(batch.indices)]
     for i, index in enumerate(batch.indices):
         if index in panels:
@@ -120,7 +128,8 @@ def metrics(rows: pd.DataFrame, operations: Sequence[str]) -> Metrics:
     return {name: segmentation.metrics(own) for name, own in by_operation(rows, operations).items()}
 
 
-def save_panel(path: Path, title: str, pixels: np.ndarray, mask: torch.Tensor, maps: dict[str, torch.Tensor]) -> None:
+def save_panel(path: Path, title: str, pixels: np.ndarray, mask: torch.Tensor,
+               maps: dict[str, torch.Tensor]) -> None:
     """A row of the picture and its maps; under it the mask and what each map calls the object."""
     tiles = {"picture": pixels}
     tiles |= {name: plots.overlay(pixels, found.float().cpu().numpy()) for name, found in maps.items()}
@@ -138,7 +147,8 @@ def dim_background(pixels: np.ndarray, where: torch.Tensor) -> np.ndarray:
 def report(summary: dict, model, folder: Path) -> None:
     """Print the table, in percent, and what is not in it."""
     print(f"{summary['pictures']} pictures, explained with {model.label}; in percent:")
-    print(pd.DataFrame(summary["figures"]).T.mul(PERCENT).rename_axis("operation").to_string(float_format="%.2f"))
+    metrics_table = pd.DataFrame(summary["figures"]).T.mul(PERCENT).rename_axis(columns="operation")
+    print(metrics_table.to_string(float_format="%.2f", col_space=8))
     for operation, count in summary["degenerate"].items():
         if count:
             print(f"{count} maps of {operation} are degenerate (constant or not finite); they count as zeros")

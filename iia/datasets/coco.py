@@ -14,7 +14,8 @@ from .pictures import Size, open_picture
 from .segmentation import SampleError, SegmentationDataset, missing
 
 FETCH = ("http://images.cocodataset.org/zips/val2017.zip (0.8 GB) and\n"
-         "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (0.25 GB), and unpack both there,")
+         "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (0.25 GB),\n"
+         "and unpack both there,")
 
 
 class Coco(SegmentationDataset):
@@ -36,8 +37,9 @@ class Coco(SegmentationDataset):
                 self.coco = COCO(str(annotations))
             self.numbers = sorted(self.coco.imgToAnns)
         except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError) as why:
-            raise UserError(f"{annotations} cannot be read as COCO's instances ({type(why).__name__}: {why}): it is cut "
-                            "short or another file. Unpack it again from annotations_trainval2017.zip.") from why
+            reason = f"{type(why).__name__}: {why}"
+            raise UserError(f"{annotations} cannot be read as COCO's instances ({reason}): it is cut short "
+                            "or another file. Unpack it again from annotations_trainval2017.zip.") from why
         if not self.numbers:
             raise UserError(f"{annotations} annotates no picture.")
         self.ids = [str(number) for number in self.numbers]
@@ -49,16 +51,18 @@ class Coco(SegmentationDataset):
         listed = self.coco.imgs[number]
         picture = open_picture(self.pictures / str(listed.get("file_name")))
         if (listed.get("width"), listed.get("height")) != picture.size:
-            raise SampleError(f"picture {number} is listed as {listed.get('width')} x {listed.get('height')}, but is "
-                              f"{picture.width} x {picture.height}")
+            raise SampleError(f"picture {number} is listed as {listed.get('width')} x {listed.get('height')}"
+                              f", but is {picture.width} x {picture.height}")
         try:
             shapes = [good_parts(own.get("segmentation"), picture.height, picture.width)
                       for own in self.coco.imgToAnns[number]]
-            masks = [self.coco.annToMask({"image_id": number, "segmentation": shape}) for shape in shapes if shape]
+            masks = [self.coco.annToMask({"image_id": number, "segmentation": shape})
+                     for shape in shapes if shape]
             if not masks:
                 raise ValueError("none has a shape")
-        except Exception as why:           # pycocotools raises whatever the malformed list led it to, bare ones too
-            raise SampleError(f"an annotation of picture {number} cannot be decoded ({type(why).__name__}: {why})") from why
+        except Exception as why:  # pycocotools raises whatever the malformed list led it to, bare ones too
+            raise SampleError(f"an annotation of picture {number} cannot be decoded "
+                              f"({type(why).__name__}: {why})") from why
         return picture, np.any(masks, axis=0)
 
 
@@ -76,10 +80,11 @@ def find(root: Path) -> tuple[Path, Path]:
 
 
 def good_parts(segmentation: list | dict | None, height: int, width: int) -> list | dict | None:
-    """What of an annotation pycocotools may decode: a polygon's parts of three points and more, or a run-length code.
+    """What of an annotation pycocotools may decode: a polygon's parts of three points and more, or a
+    run-length code.
 
-    Nothing else is checked there: it reads beyond a code that does not fill its mask, or never comes back, and
-    needs memory for coordinates that are far outside the picture.
+    Nothing else is checked there: it reads beyond a code that does not fill its mask, or never comes back,
+    and needs memory for coordinates that are far outside the picture.
 
     Raises:
         ValueError, TypeError, KeyError: the annotation is malformed.
@@ -89,7 +94,8 @@ def good_parts(segmentation: list | dict | None, height: int, width: int) -> lis
     if isinstance(segmentation, list):
         parts = [np.asarray(part, dtype=np.float64) for part in segmentation]
         far = 2 * max(height, width)
-        if any(part.ndim != 1 or len(part) % 2 or not (np.abs(part) <= far).all() for part in parts):      # nor NaN
+        # nor NaN
+        if any(part.ndim != 1 or len(part) % 2 or not (np.abs(part) <= far).all() for part in parts):
             raise ValueError("a polygon of other than points in the picture")
         return [part.tolist() for part in parts if len(part) >= 6]
     counts = segmentation["counts"]
@@ -104,8 +110,8 @@ def good_parts(segmentation: list | dict | None, height: int, width: int) -> lis
 def runs(code: str | bytes) -> list[int]:
     """The lengths of the runs in a compressed code.
 
-    A character holds five bits of a number, the lowest first; its sixth bit says that more follow. From the fourth
-    number on it is the difference from the run before the last.
+    A character holds five bits of a number, the lowest first; its sixth bit says that more follow. From the
+    fourth number on it is the difference from the run before the last.
     """
     lengths, number, shift = [], 0, 0
     for character in code.encode() if isinstance(code, str) else code:

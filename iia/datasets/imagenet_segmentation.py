@@ -1,4 +1,5 @@
-"""ImageNet-Segmentation (Guillaumin et al., IJCV 2014): 4,276 pictures with the object's mask, in one HDF5 file."""
+"""ImageNet-Segmentation (Guillaumin et al., IJCV 2014): 4,276 pictures with the object's mask, in one HDF5
+file."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 FILE = "gtsegs_ijcv.mat"
-FETCH = "http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat (one file of some GB) and put it there"
+FETCH = ("http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat (one file of some GB)\n"
+         "and put it there")
+BROKEN = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, MemoryError)
 
 
 class ImageNetSegmentation(SegmentationDataset):
@@ -37,8 +40,8 @@ class ImageNetSegmentation(SegmentationDataset):
             with h5py.File(self.path) as file:
                 pictures, masks = file["/value/img"].shape[0], file["/value/gt"].shape[0]
         except (OSError, KeyError, AttributeError, IndexError) as why:
-            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_reason(why)}): it is cut short "
-                            f"or another file. Fetch {FETCH}.") from why
+            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_reason(why)}): it is "
+                            f"cut short or another file. Fetch {FETCH}.") from why
         if pictures != masks or not pictures:
             raise UserError(f"{self.path} holds {pictures} pictures and {masks} masks: it is another file. "
                             f"Fetch {FETCH}.")
@@ -63,14 +66,17 @@ class ImageNetSegmentation(SegmentationDataset):
             check_size(self.ids[index], mask.shape, pixels.shape[1:])        # before they are read
             picture = Image.fromarray(np.ascontiguousarray(pixels[()].T)).convert("RGB")
             return picture, mask[()].T > 0
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, MemoryError) as why:
-            raise SampleError(f"picture {index} of {self.path} or its mask is broken ({_reason(why)})") from why
+        except BROKEN as why:
+            raise SampleError(f"picture {index} of {self.path} or its mask is broken "
+                              f"({_reason(why)})") from why
 
 
 def find(root: Path) -> Path:
-    """The file in `root`; where nothing else was asked for, also where the published code has it: in the project's root."""
+    """The file in `root`; where nothing else was asked for, also where the published code has it: in the
+    project's root."""
     if not root.is_file():
-        for folder in (root, Path(), PROJECT_DIR) if root == Path(ImageNetSegmentation.default_root) else (root,):
+        usual = root == Path(ImageNetSegmentation.default_root)
+        for folder in (root, Path(), PROJECT_DIR) if usual else (root,):
             if (folder / FILE).is_file():
                 return folder / FILE
     raise missing("ImageNet-Segmentation", root, FETCH, f"{root}/\n  {FILE}")

@@ -31,8 +31,8 @@ def read_pics(pics_file: str | Path, images_dir: str | Path, classes: int = 1000
               labels: Sequence[str] | None = None) -> tuple[list[Pic], list[str]]:
     """The pictures of a list, and what is wrong with the lines that give none.
 
-    Accepts blank lines, `#` comments, Windows line ends and names with spaces. A line that says what an earlier one has
-    said gives none.
+    Accepts blank lines, `#` comments, Windows line ends and names with spaces. A line that says what an
+    earlier one has said gives none.
 
     Args:
         classes: how many the network has. labels: their names, which then stand for the numbers.
@@ -44,8 +44,8 @@ def read_pics(pics_file: str | Path, images_dir: str | Path, classes: int = 1000
     try:
         lines = pics_file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as why:
-        raise UserError(f"pics_file {str(pics_file)!r} cannot be read ({why.strerror}). It lists the pictures, "
-                        "a line each: <file name> <class number>.") from why
+        raise UserError(f"pics_file {str(pics_file)!r} cannot be read ({why.strerror}). It lists the "
+                        "pictures, a line each: <file name> <class number>.") from why
     except UnicodeDecodeError as why:
         raise UserError(f"pics_file {str(pics_file)!r} is no text in UTF-8.") from why
     pics, problems, seen = [], [], {}
@@ -63,7 +63,8 @@ def read_pics(pics_file: str | Path, images_dir: str | Path, classes: int = 1000
         except ValueError as why:
             problems.append(f"{place}: {why}")
     if not pics and not problems:
-        raise UserError(f"pics_file {str(pics_file)!r} lists no picture. Add lines: <file name> <class number>.")
+        raise UserError(f"pics_file {str(pics_file)!r} lists no picture. Add lines: <file name> "
+                        "<class number>.")
     return pics, problems
 
 

@@ -24,8 +24,8 @@ class SampleError(UserError):
 class SegmentationDataset(Dataset):
     """Samples (picture [C, H, W] normalised, mask [H, W] long: 1 = object, id).
 
-    A data set fills in `ids` and `picture_and_mask`, and may name `sources`. Nothing but file names is kept between samples,
-    so that it can be handed to reading processes.
+    A data set fills in `ids` and `picture_and_mask`, and may name `sources`. Nothing but file names is kept
+    between samples, so that it can be handed to reading processes.
 
     Args:
         mean, std: the normalisation that the network wants, a number for each channel; None leaves the
@@ -39,7 +39,8 @@ class SegmentationDataset(Dataset):
     name: str                     # in the names of folders
     default_root: str             # where the scripts look for it
     ids: list[str]
-    sources: Sequence[Path] = ()  # the files that say what the data set holds: results are not kept when they change
+    # the files that say what the data set holds: results are not kept when they change
+    sources: Sequence[Path] = ()
 
     def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, size: Size) -> None:
         self.mean, self.std = (mean, std) if mean else RAW
@@ -73,7 +74,8 @@ def check_size(name: str, mask: tuple[int, ...], picture: tuple[int, int]) -> No
 
 
 def missing(name: str, root: Path, fetch: str, tree: str) -> UserError:
-    """The error for a data set that is not where it should be: what to fetch, where it goes, what is there."""
+    """The error for a data set that is not where it should be: what to fetch, where it goes, what is
+    there."""
     tree = textwrap.indent(tree.strip("\n"), "    ")
     return UserError(f"{name} is not in {root}.\nFetch {fetch}\nso that it looks like this:\n{tree}\n"
                      f"Found instead: {found_in(root)}")

@@ -10,7 +10,8 @@ from ..errors import UserError
 from .pictures import Size, open_picture
 from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
-FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB) and unpack it there\n"
+FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB)\n"
+         "and unpack it there\n"
          "(or torchvision.datasets.VOCSegmentation(root, download=True))")
 LIST = Path("ImageSets", "Segmentation", "val.txt")
 
@@ -44,7 +45,7 @@ class Voc(SegmentationDataset):
         try:
             with Image.open(path) as mask:
                 check_size(name, mask.size, picture.size)        # before it is decoded
-                several = len(mask.getbands()) > 1               # colours; of a palette picture its numbers count, [H, W]
+                several = len(mask.getbands()) > 1  # colours; of a palette picture its numbers count, [H, W]
                 labels = np.array(mask.convert("RGB") if several else mask)
         except FileNotFoundError as why:
             raise SampleError(f"the mask {path} is missing") from why
@@ -57,7 +58,8 @@ class Voc(SegmentationDataset):
 
 def find(root: Path) -> Path:
     """The folder VOC2012, as the archive and as torchvision lay it."""
-    for folder in (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root / "TrainVal" / "VOCdevkit" / "VOC2012", root):
+    for below in ("VOCdevkit/VOC2012", "VOC2012", "TrainVal/VOCdevkit/VOC2012", ""):
+        folder = root / below
         if (folder / LIST).is_file():
             return folder
     raise missing("VOC 2012", root, FETCH, f"""

@@ -12,8 +12,9 @@ from ..errors import UserError
 class Batch:
     """Some pictures of a data set.
 
-    number: of the batch. indices, ids: of the pictures that can be read. fields: what the data set yields before the
-    id, each stacked, such as pictures [B, C, H, W] and masks [B, H, W]. broken: {index: why} of the other pictures.
+    number: of the batch. indices, ids: of the pictures that can be read. fields: what the data set yields
+    before the id, each stacked, such as pictures [B, C, H, W] and masks [B, H, W]. broken: {index: why} of
+    the other pictures.
     """
     number: int
     indices: list[int]

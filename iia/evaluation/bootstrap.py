@@ -14,7 +14,8 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
               seed: int = 0) -> np.ndarray:
     """The percentile interval of each column's mean, when the pictures are drawn anew with replacement.
 
-    All columns see the same draws, so the interval of a column of differences is that of a paired comparison. Draws of
+    All columns see the same draws, so the interval of a column of differences is that of a paired comparison.
+    Draws of
     pictures without a value are left out: a column that few pictures have keeps its interval.
 
     Args:
@@ -28,6 +29,7 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                     # of draws, or columns, that are NaN throughout
         drawn = stats.bootstrap((values,), np.nanmean, n_resamples=resamples, method="percentile", rng=seed,
-                                batch=max(1, TOGETHER // values.size)).bootstrap_distribution     # [K, resamples]
+                                # [K, resamples]
+                                batch=max(1, TOGETHER // values.size)).bootstrap_distribution
         tail = 50 * (1 - confidence)
         return np.nanpercentile(drawn, [tail, 100 - tail], axis=1)

@@ -13,7 +13,8 @@ except ImportError:            # Windows: nobody knows of the others, and work m
 
 
 class Claims:
-    """A lock for each number, on a byte of one file. The system lets go of those of a process that ends or dies.
+    """A lock for each number, on a byte of one file. The system lets go of those of a process that ends or
+    dies.
 
     Where the disk has no locks every claim succeeds: nothing goes wrong then, but work may be done twice.
     """

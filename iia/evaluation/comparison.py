@@ -1,4 +1,5 @@
-"""The table of the explanation tests: a mean for each operation and metric, its interval, and which is the best."""
+"""The table of the explanation tests: a mean for each operation and metric, its interval, and which is the
+best."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,12 +22,14 @@ def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Sequence[str]) ->
     """What the rows of all operations, {operation: rows}, say of each other.
 
     Returns:
-        "counts": {operation: {metric: pictures that have it}}; "confidence"; "intervals": {operation: {metric: [low,
-        high]}} of the mean; "best": {metric: operation}; "behind the best": {operation: {metric: [low, high]}} of the
-        paired difference from the best operation's mean. None stands for what no picture has.
+        "counts": {operation: {metric: pictures that have it}}; "confidence"; "intervals": {operation:
+        {metric: [low, high]}} of the mean; "best": {metric: operation}; "behind the best": {operation:
+        {metric: [low, high]}} of the paired difference from the best operation's mean. None stands for what
+        no picture has.
     """
     pictures = sorted(set().union(*(rows["index"] for rows in by_operation.values())))
-    values = np.stack([rows.set_index("index")[list(metrics)].reindex(pictures) for rows in by_operation.values()], 1)
+    values = np.stack([rows.set_index("index")[list(metrics)].reindex(pictures)
+                       for rows in by_operation.values()], axis=1)
     sign = np.array([1 if METRICS[name].better == "higher" else -1 for name in metrics])
     seen = ~np.isnan(values)                                                               # [N, O, M]
     mean = np.where(seen, values, 0).sum(0) / np.maximum(seen.sum(0), 1)                   # [O, M]
@@ -38,7 +41,8 @@ def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Sequence[str]) ->
     operations = list(by_operation)
     return {"counts": by_name(seen.sum(0), operations, metrics), "confidence": CONFIDENCE,
             "intervals": by_name(ends[:len(operations)], operations, metrics),
-            "best": {name: operations[o] if some else None for name, o, some in zip(metrics, best, seen.any((0, 1)))},
+            "best": {name: operations[o] if some else None
+                     for name, o, some in zip(metrics, best, seen.any((0, 1)))},
             "behind the best": by_name(ends[len(operations):], operations, metrics)}
 
 
@@ -63,11 +67,14 @@ def print_table(summary: dict) -> None:
         for name, (width, digits) in columns.items():
             low, high = summary["intervals"][operation][name]
             there = name in own
-            values += f"{f'{own[name]:.{digits + 1}f}{mark(summary, operation, name)}' if there else '- ':>{width}}"
+            value = f"{own[name]:.{digits + 1}f}{mark(summary, operation, name)}" if there else "- "
+            values += f"{value:>{width}}"
             ranges += f"{f'[{low:.{digits}f}, {high:.{digits}f}]' if there else '':>{width}}"
-        print(f"{operation:{wide}}{values}{max(summary['counts'][operation].values()):6d}\n{'':{wide}}{ranges}")
+        count = max(summary["counts"][operation].values())
+        print(f"{operation:{wide}}{values}{count:6d}\n{'':{wide}}{ranges}")
     print(f"↑ higher is better, ↓ lower; * the best, = not significantly different from it at "
-          f"{100 * summary['confidence']:.0f} % (paired bootstrap over pictures); [ , ] the interval of the mean")
+          f"{100 * summary['confidence']:.0f} % (paired bootstrap over pictures); [ , ] the interval of "
+          "the mean")
 
 
 def mark(summary: dict, operation: str, name: str) -> str:

@@ -39,18 +39,20 @@ class Metric:
         return {"higher": "↑", "lower": "↓"}[self.better]
 
 
-MOST, LEAST, SHOWN = "share of the most relevant masked", "share of the least relevant masked", "information shown"
+MOST, LEAST = "share of the most relevant masked", "share of the least relevant masked"
+SHOWN = "information shown"
 METRICS = {
-    "POS": Metric("lower", "area under top-1 as the most relevant pixels are masked, 0..90", x=MOST, y="top-1"),
-    "NEG": Metric("higher", "area under top-1 as the least relevant pixels are masked, 0..90", x=LEAST, y="top-1"),
-    "DEL": Metric("lower", "area under the softmax as the most relevant pixels are masked, 0..90", x=MOST),
-    "INS": Metric("higher", "area under the softmax as the least relevant pixels are masked, 0..90", x=LEAST),
+    "POS": Metric("lower", "area under top-1 as the most relevant are masked, 0..90", x=MOST, y="top-1"),
+    "NEG": Metric("higher", "area under top-1 as the least relevant are masked, 0..90", x=LEAST, y="top-1"),
+    "DEL": Metric("lower", "area under the softmax as the most relevant are masked, 0..90", x=MOST),
+    "INS": Metric("higher", "area under the softmax as the least relevant are masked, 0..90", x=LEAST),
     "ADP": Metric("lower", "mean drop of the softmax when the picture is seen through its map, %"),
     "PIC": Metric("higher", "share of pictures whose softmax rises when seen through their map, %"),
-    "AIC": Metric("higher", "area under top-1 over the information shown, 0..1", False, SHOWN, "top-1, scaled"),
-    "SIC": Metric("higher", "area under the softmax over the information shown, 0..1", False, SHOWN, "softmax, scaled"),
+    "AIC": Metric("higher", "area under top-1 over the information, 0..1", False, SHOWN, "top-1, scaled"),
+    "SIC": Metric("higher", "area under the softmax over the information, 0..1", False, SHOWN,
+                  "softmax, scaled"),
     "DEL_rise": Metric("lower", "RISE's deletion, 224 pixels a step, 0..1", False, "share deleted"),
-    "INS_rise": Metric("higher", "RISE's insertion into a blur, 224 pixels a step, 0..1", False, "share inserted"),
+    "INS_rise": Metric("higher", "RISE's insertion, 224 pixels a step, 0..1", False, "share inserted"),
 }
 PAPER = ("POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC")
 
@@ -69,8 +71,8 @@ def axes(metrics: Sequence[str], size: tuple[int, int]) -> dict[str, np.ndarray]
 class OriginalScores:
     """What the tests of all maps of the same pictures share.
 
-    answers: top-1 and softmax of the pictures themselves, [B, 2]. endpoints: of their information curves, where
-    AIC or SIC is wanted.
+    answers: top-1 and softmax of the pictures themselves, [B, 2]. endpoints: of their information curves,
+    where AIC or SIC is wanted.
     """
     answers: Tensor
     endpoints: information.CurveEndpoints | None = None
@@ -83,7 +85,8 @@ def score_originals(model, pictures: Tensor, classes: Tensor, metrics: Sequence[
     if not set(metrics) & set(information.COLUMNS):
         return OriginalScores(answers)
     seeds = range(len(pictures)) if seeds is None else seeds
-    return OriginalScores(answers, information.curve_endpoints(model, pictures, classes, seeds, answers, batch_size))
+    endpoints = information.curve_endpoints(model, pictures, classes, seeds, answers, batch_size)
+    return OriginalScores(answers, endpoints)
 
 
 def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Sequence[str] = PAPER,
@@ -95,16 +98,17 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Seque
         model: any network of this project. It is asked for `classes`, whatever the maps explain.
         pictures: normalised for the model, [B, C, H, W].
         classes: the target classes, [B], int64.
-        maps: the higher the more relevant, [B, H, W]. Of equally relevant pixels the first in reading order comes
-            first. ADP and PIC multiply by the map: one that leaves [0, 1] is scaled to it. One that is not finite
-            says nothing, as a constant one does.
+        maps: the higher the more relevant, [B, H, W]. Of equally relevant pixels the first in reading order
+            comes first. ADP and PIC multiply by the map: one that leaves [0, 1] is scaled to it. One that is
+            not finite says nothing, as a constant one does.
         metrics: names of METRICS.
         originals: what `score_originals` returned for these pictures, to share it between maps.
         seeds: of the pixels that AIC's and SIC's blurred pictures keep, [B].
         batch_size: how many pictures go through the network at once; it bounds the memory.
 
     Returns:
-        Metrics by name, [B] on the CPU, NaN where a picture has none (AIC and SIC). Curves by name, [B, K], in [0, 1].
+        Metrics by name, [B] on the CPU, NaN where a picture has none (AIC and SIC). Curves by name, [B, K],
+        in [0, 1].
 
     Raises:
         UserError: an unknown metric, or arguments that do not fit each other.
@@ -116,20 +120,23 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Seque
     originals = originals or score_originals(model, pictures, classes, metrics, seeds, batch_size)
     values, curves = {}, {}
     if masked := wanted & set(perturbation.CURVES):
-        curves |= perturbation.masked_curves(model, pictures, classes, maps, masked, originals.answers, batch_size)
+        curves |= perturbation.masked_curves(model, pictures, classes, maps, masked, originals.answers,
+                                             batch_size)
         values |= {name: perturbation.masked_area(curves[name]) for name in masked}
     if rise := wanted & {"DEL_rise", "INS_rise"}:
         curves |= perturbation.rise_curves(model, pictures, classes, maps, rise, batch_size)
         values |= {name: perturbation.rise_area(curves[name]) for name in rise}
     if wanted & {"ADP", "PIC"}:
-        whole, seen = masking.masked_softmax(model, pictures, classes, within(maps), originals.answers, batch_size)
+        whole, seen = masking.masked_softmax(model, pictures, classes, within(maps), originals.answers,
+                                             batch_size)
         values |= {"ADP": masking.average_drop(whole, seen), "PIC": masking.increase(whole, seen)}
     if shown := wanted & set(information.COLUMNS):
-        found = information.information_curves(model, pictures, classes, maps, shown, endpoints=originals.endpoints,
-                                               batch_size=batch_size)
+        found = information.information_curves(model, pictures, classes, maps, shown,
+                                               endpoints=originals.endpoints, batch_size=batch_size)
         values |= {name: information.information_area(curve) for name, curve in found.items()}
         curves |= {name: curve[:, ::EVERY] for name, curve in found.items()}
-    return {name: values[name].cpu() for name in metrics}, {name: curve.cpu() for name, curve in curves.items()}
+    return ({name: values[name].cpu() for name in metrics},
+            {name: curve.cpu() for name, curve in curves.items()})
 
 
 def check(pictures: Tensor, classes: Tensor, maps: Tensor, batch_size: int) -> None:

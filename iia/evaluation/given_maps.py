@@ -15,16 +15,19 @@ RANDOM_GRID = 7             # cells a side; a map of the CNNs' last layer has as
 def random_maps(pictures: Tensor, seeds: Sequence[int], upsampling: str) -> Tensor:
     """Maps that know nothing, [B, H, W] in [0, 1]: uniform noise on 7 x 7 cells, upsampled as a CNN's map is.
 
-    Noise of single pixels would be no fair rival: masking scattered pixels destroys a picture sooner than masking
-    connected regions, whichever regions those are. A picture's map is always the same, given its seed.
+    Noise of single pixels would be no fair rival: masking scattered pixels destroys a picture sooner than
+    masking connected regions, whichever regions those are. A picture's map is always the same, given its
+    seed.
     """
-    cells = [torch.rand(RANDOM_GRID, RANDOM_GRID, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    cells = [torch.rand(RANDOM_GRID, RANDOM_GRID, generator=torch.Generator().manual_seed(seed))
+             for seed in seeds]
     return finish(torch.stack(cells), tuple(pictures.shape[-2:]), upsampling).to(pictures)
 
 
 def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, ids: list[str],
               ) -> tuple[Tensor, dict[int, str]]:
-    """Maps made elsewhere, `{stem}_{operation}_{model}.npy`: [B, H, W] in [0, 1], and {place: why there is none}."""
+    """Maps made elsewhere, `{stem}_{operation}_{model}.npy`: [B, H, W] in [0, 1], and {place: why there is
+    none}."""
     maps, skipped = torch.zeros_like(pictures[:, 0]), {}
     for i, name in enumerate(ids):
         path = map_file(folder, Path(name).stem, operation, model_name)
@@ -39,6 +42,6 @@ def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, i
             maps[i] = torch.from_numpy(values.astype(np.float64)).to(maps)
         except FileNotFoundError:
             skipped[i] = f"{path} is missing"
-        except Exception as why:           # a file may pretend to be an archive, a pickle, an array of anything
+        except Exception as why:  # a file may pretend to be an archive, a pickle, an array of anything
             skipped[i] = f"{path} holds no map ({why})"
     return minmax(maps), skipped

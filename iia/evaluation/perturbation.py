@@ -1,8 +1,8 @@
 """Perturbation tests: what the answer becomes as a map's most, or least, relevant pixels are taken away.
 
-POS and DEL mask the most relevant pixels first, NEG and INS the least relevant; POS and NEG read top-1, DEL and INS
-the softmax. So one set of masked pictures serves POS with DEL, and another NEG with INS (METHOD.md, section 8).
-`DEL_rise` and `INS_rise` are RISE's own deletion and insertion, on another scale.
+POS and DEL mask the most relevant pixels first, NEG and INS the least relevant; POS and NEG read top-1, DEL
+and INS the softmax. So one set of masked pictures serves POS with DEL, and another NEG with INS (METHOD.md,
+section 8). `DEL_rise` and `INS_rise` are RISE's own deletion and insertion, on another scale.
 """
 
 import torch
@@ -21,8 +21,8 @@ RISE_KERNEL, RISE_SIGMA = 11, 5                              # pixels, of the bl
 def ranks(maps: Tensor) -> Tensor:
     """Each pixel's place among its map's, 0 = the most relevant: maps [B, H, W] -> int64 [B, H, W].
 
-    The sort is stable: pixels of equal relevance keep their reading order, so the same map has the same ranks on
-    every machine. The least relevant first is the same order from its end.
+    The sort is stable: pixels of equal relevance keep their reading order, so the same map has the same ranks
+    on every machine. The least relevant first is the same order from its end.
     """
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -61,7 +61,8 @@ def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which:
 
 
 def masked_area(curves: Tensor) -> Tensor:
-    """The paper's metric: 100 x the area under curves [..., 10] over 0 ... 0.9, not divided by 0.9 (so at most 90)."""
+    """The paper's metric: 100 x the area under curves [..., 10] over 0 ... 0.9, not divided by 0.9 (so at
+    most 90)."""
     return 100 * torch.trapezoid(curves, dx=FRACTIONS[1], dim=-1)
 
 
@@ -69,8 +70,8 @@ def rise_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: s
                 batch_size: int = 32) -> dict[str, Tensor]:
     """RISE's deletion and insertion: the softmax as 224 pixels a step, the most relevant first, are replaced.
 
-    `DEL_rise` replaces the picture by 0 after normalisation, the mean colour. `INS_rise` replaces its blur by the
-    picture. 225 passes for a picture of 224 x 224 and each curve. Arguments as `masked_curves`.
+    `DEL_rise` replaces the picture by 0 after normalisation, the mean colour. `INS_rise` replaces its blur by
+    the picture. 225 passes for a picture of 224 x 224 and each curve. Arguments as `masked_curves`.
 
     Returns:
         By name, [B, steps + 1] in [0, 1].

@@ -9,12 +9,13 @@
     {folder}_{hash of the identity}/
       batches/000000-000007.json                 the rows of pictures 0 to 7: written whole, or not there
       per_image.csv, summary.json                the table, once all batches are there
-      first_100/per_image.csv, summary.json      the same of the first 100 pictures, where max_images limits them
+      first_100/per_image.csv, summary.json      the same of the first 100 pictures, where max_images limits
+      them
 
-A batch holds the same pictures whenever and wherever it is computed, and the table is made of all rows in the data
-set's order. So an undisturbed run, a resumed one and one of several processes give the same metrics, to the last digit
-as long as the device computes the same. (On CPUs a convolution's last digits depend on the number of threads, of which
-torchrun gives one to each process; OMP_NUM_THREADS says how many.)
+A batch holds the same pictures whenever and wherever it is computed, and the table is made of all rows in the
+data set's order. So an undisturbed run, a resumed one and one of several processes give the same metrics, to
+the last digit as long as the device computes the same. (On CPUs a convolution's last digits depend on the
+number of threads, of which torchrun gives one to each process; OMP_NUM_THREADS says how many.)
 """
 
 import hashlib
@@ -33,20 +34,18 @@ from ..runs import Skips, rank, sweep, versions, whole_file, world_size, write_j
 from .batches import Batch, Batches
 from .claims import Claims
 from .identity import digest
+from .rows import FIRST_COLUMNS, Metrics, Row, frame, measured, skip_message, unread
 
-Row = dict[str, object]
-Metrics = dict[str, dict[str, float]]           # {operation: {metric: value}}
-FIRST_COLUMNS = ("index", "id", "operation", "skipped", "degenerate")
-TABLE = 2**40                                   # what the table itself is claimed as; no batch has this number
-SHOWING = 0.01                                  # the share of the time that the progress bar's metrics may take
+TABLE = 2**40  # what the table itself is claimed as; no batch has this number
+SHOWING = 0.01  # the share of the time that the progress bar's metrics may take
 
 
 class Run:
     """The batches of a data set, and where their rows are kept.
 
     Args:
-        dataset: yields (..., id) and has `ids`, the ids of all its pictures in order. It raises UserError for a
-            picture that cannot be used: that one is named, counted and left out.
+        dataset: yields (..., id) and has `ids`, the ids of all its pictures in order. It raises UserError for
+            a picture that cannot be used: that one is named, counted and left out.
         folder: where the results go; `begin` adds the hash.
         operations: the table's rows. columns: what is measured, {name: int or float}.
         batch_size: how many pictures are scored together.
@@ -54,8 +53,9 @@ class Run:
         num_workers: processes that read pictures while the device computes.
     """
 
-    def __init__(self, dataset: Dataset, folder: str | Path, operations: Sequence[str], columns: dict[str, type],
-                 batch_size: int, max_images: int | None = None, num_workers: int = 0) -> None:
+    def __init__(self, dataset: Dataset, folder: str | Path, operations: Sequence[str],
+                 columns: dict[str, type], batch_size: int, max_images: int | None = None,
+                 num_workers: int = 0) -> None:
         self.dataset, self.name, self.num_workers = dataset, Path(folder), num_workers
         self.operations, self.columns = list(operations), dict(columns)
         self.batches = Batches(dataset, list(dataset.ids)[:max_images], batch_size)
@@ -65,8 +65,8 @@ class Run:
         """Make the folder of this identity ready, and look through what earlier runs left in it.
 
         Args:
-            identity: whatever can change a number: network, `fingerprint` of the weights, steps, ... What this class
-                was given is added here.
+            identity: whatever can change a number: network, `fingerprint` of the weights, steps, ... What
+                this class was given is added here.
             settings: all of the script's, for the record.
 
         Raises:
@@ -86,9 +86,11 @@ class Run:
         for k in range(len(self.batches)):
             rows = self.rows(k)
             if rows is None and self.file(k).exists():
-                print(f"note: {self.file(k)} is not as it was written; its pictures are computed again", file=sys.stderr)
-            if any(unread(row) and not isinstance(self.batches.load(row["index"]), str) for row in rows or ()):
-                self.forget(self.batches.members(k))              # a picture can be read now
+                print(f"note: {self.file(k)} is not as it was written; its pictures are computed again",
+                      file=sys.stderr)
+            broken = [row["index"] for row in rows or () if unread(row)]
+            if any(not isinstance(self.batches.load(index), str) for index in broken):
+                self.forget(broken)                               # one can be read now
                 rows = None
             self.seen += rows or ()
 
@@ -123,11 +125,12 @@ class Run:
 
     # -------------------------------------------------------------------------- computing
 
-    def todo(self, title: str = "", headline: Callable[[pd.DataFrame], str] = lambda rows: "") -> Iterator[Batch]:
+    def todo(self, title: str = "",
+             headline: Callable[[pd.DataFrame], str] = lambda rows: "") -> Iterator[Batch]:
         """The batches that are to do, one after the other; the caller saves each before the next.
 
-        A process of several begins with those whose number is its own, and goes on with what the others have left. It
-        leaves out what another one is at work on, and what it finds done when it comes to it.
+        A process of several begins with those whose number is its own, and goes on with what the others have
+        left. It leaves out what another one is at work on, and what it finds done when it comes to it.
 
         Args:
             title: of the progress bar. headline: the rows so far -> what the bar says of them.
@@ -136,10 +139,13 @@ class Run:
         tried, done = set(), len({row["index"] for row in self.seen})
         with tqdm(total=len(self.batches.ids), initial=done, unit="picture", desc=title,
                   disable=self.rank > 0) as bar:
-            self.show = now_and_then(lambda: bar.set_postfix_str(headline(measured(self.frame(self.seen)))))
-            while missing := [k for k in order if k not in tried and self.rows(k) is None and self.claims.free(k)]:
+            self.show = now_and_then(
+                lambda: bar.set_postfix_str(headline(measured(frame(self.seen, self.columns)))))
+            while missing := [k for k in order
+                              if k not in tried and self.rows(k) is None and self.claims.free(k)]:
                 not_done = (k for k in missing if self.rows(k) is None)         # when its turn has come
-                for batch in DataLoader(self.batches, sampler=not_done, batch_size=None, num_workers=self.num_workers):
+                for batch in DataLoader(self.batches, sampler=not_done, batch_size=None,
+                                        num_workers=self.num_workers):
                     if self.rows(batch.number) is None and self.claims.take(batch.number):
                         tried.add(batch.number)
                         self.computed += 1
@@ -154,16 +160,19 @@ class Run:
         """Write a batch's rows, and return when the disk has them.
 
         Args:
-            rows: {"index", "operation", **columns} for each of the batch's pictures and each operation. "degenerate": 1
-                marks a map that said nothing; "skipped": "why", without the columns, what cannot be measured.
+            rows: {"index", "operation", **columns} for each of the batch's pictures and each operation.
+                "degenerate": 1 marks a map that said nothing; "skipped": "why", without the columns, what
+                cannot be measured.
 
         Raises:
             UserError: the disk does not take them.
         """
-        rows = [{"index": index, "operation": "", "skipped": why} for index, why in batch.broken.items()] + list(rows)
+        broken = [{"index": index, "operation": "", "skipped": why} for index, why in batch.broken.items()]
         rows = [{"index": row["index"], "id": self.batches.ids[row["index"]], "operation": row["operation"],
-                 "skipped": "", "degenerate": 0, **row} for row in sorted(rows, key=lambda row: row["index"])]
-        rows = [{name: value if value == value else None for name, value in row.items()} for row in rows]      # no NaN
+                 "skipped": "", "degenerate": 0, **row}
+                for row in sorted([*broken, *rows], key=lambda row: row["index"])]
+        # no NaN
+        rows = [{name: value if value == value else None for name, value in row.items()} for row in rows]
         content = {"versions": versions(), "rows": rows}
         write_json(self.file(batch.number), content | {"seal": self.seal(batch.number, content)})
         for row in rows:
@@ -174,11 +183,6 @@ class Run:
 
     # ------------------------------------------------------------------------------ table
 
-    def frame(self, rows: list[Row]) -> pd.DataFrame:
-        """Rows as a table with the columns' types; what a row has not is missing in it."""
-        types = {name: {int: "Int64", float: "float64"}[kind] for name, kind in self.columns.items()}
-        return pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *types]).astype(types)
-
     def table(self) -> pd.DataFrame | None:
         """All rows in the data set's order; None where another process makes the table.
 
@@ -187,8 +191,8 @@ class Run:
         """
         saved = [self.saved(k) for k in range(len(self.batches))]
         if None in saved:
-            print(f"note: {saved.count(None)} of {len(saved)} batches are computed by another process, which then makes "
-                  "the table. If none is running, start the same command again.", file=sys.stderr)
+            print(f"note: {saved.count(None)} of {len(saved)} batches are computed by another process, which "
+                  "then makes the table. If none is running, start the same command again.", file=sys.stderr)
             return None
         idle = self.rank > 0 and not self.computed              # then the first process finds all there, too
         if self.size > 1 and (idle or not self.claims.take(TABLE)):
@@ -199,7 +203,7 @@ class Run:
         if all(row["skipped"] for row in rows):
             raise UserError(f"none of the {len(self.batches.ids)} pictures could be used; the first: "
                             f"{skip_message(rows[0])}")
-        return self.frame(rows)
+        return frame(rows, self.columns)
 
     def write(self, rows: pd.DataFrame, metrics: Metrics, **more: object) -> dict:
         """Write per_image.csv and summary.json, and return what the summary holds."""
@@ -208,38 +212,12 @@ class Run:
         summary = {"figures": metrics, "pictures": used["index"].nunique(),
                    "skipped": {"count": skipped["index"].nunique(),
                                "reasons": [skip_message(row) for row in skipped.to_dict("records")]},
-                   "degenerate": {name: int((flat == name).sum()) for name in self.operations}} | more | self.record
+                   "degenerate": {name: int((flat == name).sum()) for name in self.operations},
+                   **more, **self.record}
         with whole_file(self.folder / "per_image.csv") as temporary:
             rows.to_csv(temporary, index=False, lineterminator="\n")
         write_json(self.folder / "summary.json", summary)
         return summary
-
-
-def unread(row: Row) -> bool:
-    """Whether the row says that a picture could not be read."""
-    return bool(row["skipped"]) and not row["operation"]
-
-
-def skip_message(row: Row) -> str:
-    """What was skipped, and why."""
-    return f"{row['id']} {row['operation']}".strip() + f": {row['skipped']}"
-
-
-def measured(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that hold numbers: nothing was skipped in them."""
-    return rows[rows["skipped"] == ""]
-
-
-def by_operation(rows: pd.DataFrame, operations: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The rows of each operation that has any."""
-    parts = {name: rows[rows["operation"] == name] for name in operations}
-    return {name: own for name, own in parts.items() if len(own)}
-
-
-def in_words(metrics: Metrics, names: Iterable[str], scale: float = 1) -> str:
-    """Some metrics of each operation, as the progress bar says them."""
-    return " | ".join(" ".join([operation, *(f"{name} {own[name] * scale:.4g}" for name in names if name in own)])
-                      for operation, own in metrics.items())
 
 
 def now_and_then(work: Callable[[], None]) -> Callable[[], None]:

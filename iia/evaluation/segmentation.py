@@ -60,7 +60,8 @@ def average_precision(heatmap: np.ndarray, mask: np.ndarray) -> float:
 
 
 def metrics(rows: pd.DataFrame) -> dict[str, float]:
-    """The metrics over the data set, in [0, 1], from the pictures' numbers: a row a picture, columns as COLUMNS.
+    """The metrics over the data set, in [0, 1], from the pictures' numbers: a row a picture, columns as
+    COLUMNS.
 
     pixAcc and mIoU are ratios of sums over the data set; mAP, mF1 and F1 are means over pictures. mF1
     is as published, the mean F1 of a picture's pixel rows; F1 is that of the picture as a whole.
