@@ -110,7 +110,7 @@ def main(chosen: settings.Settings) -> None:
     segmentation.measure = clock.wrap("metrics", segmentation.measure)
     segmentation_table.explain = clock.wrap("explaining", segmentation_table.explain)
     segmentation_table.predict = clock.wrap("predicting", segmentation_table.predict)
-    segmentation_table.fingerprint = clock.wrap("fingerprint of the weights", segmentation_table.fingerprint)
+    segmentation_table.identity = clock.wrap("fingerprint of the weights", segmentation_table.identity)
     runner.write_json = clock.wrap("writing rows", runner.write_json)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -7,6 +7,7 @@
 
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from .evaluation.batches import Batch
 from .evaluation.comparison import compare, means, print_table
 from .evaluation.explanation_tests import METRICS, axes, score, score_originals
 from .evaluation.given_maps import random_maps, read_maps
-from .evaluation.identity import digest, file_signatures, fingerprint
+from .evaluation.identity import digest, file_signatures, identity
 from .evaluation.rows import Metrics, Row, by_operation, in_words
 from .evaluation.runner import Run
 from .explaining import explain, operations, predict, sharing
@@ -59,7 +60,10 @@ def table(model, settings: Settings) -> int:
     columns |= {f"{name} {k}": float for name, x in points.items() for k in range(len(x))}
     run = Run(pics, Path(settings.results_dir) / folder, names, columns,
               max(1, settings.batch_size // MASKED_TOGETHER), settings.max_images, settings.num_workers)
-    run.begin(identity(model, settings, pics), settings.values())
+    given = [] if settings.heatmaps_dir is None else file_signatures(
+        map_file(settings.heatmaps_dir, pic.stem, name, model.name) for pic in pics.pics for name in names)
+    targets = digest(str(pic.target) for pic in pics.pics)
+    run.begin(identity(model, settings, cut, maps=digest(given), targets=targets), settings.values())
     with computing():
         for batch in run.todo(model.label,
                               lambda rows: in_words(every_mean(rows, names, metrics), metrics[:2])):
@@ -107,35 +111,21 @@ def named(operation: str, definition: str) -> tuple[str, str]:
     return name, own or definition
 
 
-def identity(model, settings: Settings, pics: PicsDataset) -> dict:
-    """Whatever can change a number of the table."""
-    layer, steps = layer_and_steps(settings)
-    maps = None if settings.heatmaps_dir is None else digest(file_signatures(
-        map_file(settings.heatmaps_dir, pic.stem, operation, model.name)
-        for pic in pics.pics for operation in settings.operations))
-    names = ("figures", "explained_class", "definition", "heatmaps_dir", "images_dir", "precision",
-             "batch_size")
-    return {"model": model.label, "weights": fingerprint(model), "layer": model.cut(layer), "steps": steps,
-            "picture size": list(model.size), "maps": maps,
-            "targets": digest(str(pic.target) for pic in pics.pics),
-            **{name: getattr(settings, name) for name in names}}
-
-
 def score_batch(model, batch: Batch, names: Sequence[str], metrics: Sequence[str],
                 settings: Settings) -> list[Row]:
     """A row for each picture of the batch and each operation: metrics and the points of their curves."""
     pictures, targets = (values.to(model.device) for values in batch.fields)
     explained = targets if settings.explained_class == "target" else predict(model, pictures)
     seeds = [zlib.crc32(name.encode()) for name in batch.ids]
-    originals = with_halving(lambda size: score_originals(model, pictures, targets, metrics, seeds, size),
+    originals = with_halving(partial(score_originals, model, pictures, targets, metrics, seeds),
                              settings.batch_size)
     with sharing(model, pictures):
         found = {name: make_maps(model, name, pictures, explained, batch.ids, seeds, settings)
                  for name in names}
     rows = []
     for operation, (maps, skipped) in found.items():
-        values, curves = with_halving(lambda size: score(model, pictures, targets, maps, metrics, originals,
-                                                         batch_size=size), settings.batch_size)
+        ask = partial(score, model, pictures, targets, maps, metrics, originals, seeds)
+        values, curves = with_halving(ask, settings.batch_size)
         numbers = {"degenerate": is_degenerate(maps).int(), "target": targets, "explained": explained,
                    "top1": originals.answers[:, 0], "softmax": originals.answers[:, 1], **values}
         numbers |= {f"{name} {k}": curve[:, k]

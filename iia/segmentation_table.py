@@ -17,7 +17,7 @@ from .datasets.voc import Voc
 from .errors import UserError, check_choice
 from .evaluation import segmentation
 from .evaluation.batches import Batch
-from .evaluation.identity import file_signatures, fingerprint
+from .evaluation.identity import file_signatures, identity
 from .evaluation.rows import Metrics, Row, by_operation, in_words
 from .evaluation.runner import Run
 from .explaining import explain, predict, sharing
@@ -42,16 +42,14 @@ def table(model, settings: Settings, dataset: str) -> int:
     layer, steps = layer_and_steps(settings)
     names = list(dict.fromkeys(settings.operations))
     check(model, settings, names)
+    cut = model.cut(layer)
     data = open_dataset(dataset, settings.dataset_root, model, settings.definition)
-    folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{model.cut(layer)}_{settings.definition}"
+    folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{cut}_{settings.definition}"
     model.to(pick_device(settings.device))
     # so that it fills the rows
     run = Run(data, folder, names, segmentation.COLUMNS, max(1, settings.batch_size // steps),
               settings.max_images, settings.num_workers)
-    run.begin({"model": model.label, "weights": fingerprint(model), "layer": model.cut(layer), "steps": steps,
-               "picture size": list(model.size), "data set's files": file_signatures(data.sources),
-               **{name: getattr(settings, name) for name in ("definition", "precision", "batch_size")}},
-              settings.values())
+    run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
     panels = {index: run.folder / "overlays" / f"{plots.safe(data.ids[index])}.png"
               for index in range(min(settings.save_overlays, len(run.batches.ids)))}
     run.forget(index for index, panel in panels.items() if not panel.exists())  # explained once more for it
@@ -68,8 +66,7 @@ def table(model, settings: Settings, dataset: str) -> int:
 
 
 def check(model, settings: Settings, operations: Sequence[str]) -> None:
-    """Find what is wrong with the settings before the first picture is explained; `explain` says what else
-    is."""
+    """Find what is wrong with the settings before the first picture is explained."""
     if not operations:
         raise UserError("operations is empty; --help lists them.")
     at_least(settings, batch_size=1, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, max_images=1, num_workers=0,
@@ -91,7 +88,7 @@ def open_dataset(name: str, root: str | None, model, definition: str) -> Segment
     # the release forgets to normalise them (METHOD.md, section 9)
     raw = kind is Coco and definition == "release"
     mean, std = ((0.0,) * model.channels, (1.0,) * model.channels) if raw else (model.mean, model.std)
-    return kind(kind.default_root if root is None else root, mean, std, model.size)
+    return kind(root, mean, std, model.size)
 
 
 def score(model, batch: Batch, operations: Sequence[str], settings: Settings, data: SegmentationDataset,

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from ..errors import UserError
-from .pictures import Size, open_picture
+from .pictures import open_picture
 from .segmentation import SampleError, SegmentationDataset, missing
 
 FETCH = ("http://images.cocodataset.org/zips/val2017.zip (0.8 GB) and\n"
@@ -27,10 +26,8 @@ class Coco(SegmentationDataset):
 
     name, default_root = "coco", "data/COCO"
 
-    def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: Size = 224) -> None:
-        super().__init__(mean, std, size)
-        annotations, self.pictures = find(Path(root))
+    def open(self, root: Path) -> None:
+        annotations, self.pictures = find(root)
         self.sources = [annotations]
         try:
             with contextlib.redirect_stdout(io.StringIO()):        # it tells what it is doing

@@ -1,8 +1,6 @@
 """ImageNet-Segmentation (Guillaumin et al., IJCV 2014): 4,276 pictures with the object's mask, in one HDF5
 file."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -10,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .pictures import Size
 from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -31,10 +28,8 @@ class ImageNetSegmentation(SegmentationDataset):
 
     name, default_root = "imagenet", "data"
 
-    def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: Size = 224) -> None:
-        super().__init__(mean, std, size)
-        self.path = find(Path(root))
+    def open(self, root: Path) -> None:
+        self.path = find(root)
         self.sources = [self.path]
         try:
             with h5py.File(self.path) as file:
@@ -46,26 +41,15 @@ class ImageNetSegmentation(SegmentationDataset):
             raise UserError(f"{self.path} holds {pictures} pictures and {masks} masks: it is another file. "
                             f"Fetch {FETCH}.")
         self.ids = [str(i) for i in range(pictures)]
-        self._open: tuple[int, h5py.File] | None = None
-
-    @property
-    def file(self) -> h5py.File:
-        """The open file, of this process: HDF5 cannot share one with a process that was forked."""
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = os.getpid(), h5py.File(self.path)
-        return self._open[1]
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_open": None}
 
     def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        file = self.file
         try:
-            pixels = file[file["/value/img"][index, 0]]                      # (3, W, H)
-            mask = file[file[file["/value/gt"][index, 0]][0, 0]]             # (W, H)
-            check_size(self.ids[index], mask.shape, pixels.shape[1:])        # before they are read
-            picture = Image.fromarray(np.ascontiguousarray(pixels[()].T)).convert("RGB")
-            return picture, mask[()].T > 0
+            with h5py.File(self.path) as file:       # anew: HDF5 cannot share it with forked processes
+                pixels = file[file["/value/img"][index, 0]]                      # (3, W, H)
+                mask = file[file[file["/value/gt"][index, 0]][0, 0]]             # (W, H)
+                check_size(self.ids[index], mask.shape, pixels.shape[1:])        # before they are read
+                picture = Image.fromarray(np.ascontiguousarray(pixels[()].T)).convert("RGB")
+                return picture, mask[()].T > 0
         except BROKEN as why:
             raise SampleError(f"picture {index} of {self.path} or its mask is broken "
                               f"({_reason(why)})") from why

@@ -24,7 +24,7 @@ class SampleError(UserError):
 class SegmentationDataset(Dataset):
     """Samples (picture [C, H, W] normalised, mask [H, W] long: 1 = object, id).
 
-    A data set fills in `ids` and `picture_and_mask`, and may name `sources`. Nothing but file names is kept
+    A data set has `open` and `picture_and_mask`, and may name `sources`. Nothing but file names is kept
     between samples, so that it can be handed to reading processes.
 
     Args:
@@ -42,9 +42,15 @@ class SegmentationDataset(Dataset):
     # the files that say what the data set holds: results are not kept when they change
     sources: Sequence[Path] = ()
 
-    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, size: Size) -> None:
+    def __init__(self, root: str | Path | None = None, mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None, size: Size = 224) -> None:
         self.mean, self.std = (mean, std) if mean else RAW
         self.mode, self.size = mode_of(len(self.mean)), sides(size)
+        self.open(Path(self.default_root if root is None else root))
+
+    def open(self, root: Path) -> None:
+        """Find the data set in `root` and fill in `ids` and `sources`."""
+        raise NotImplementedError
 
     def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The picture (RGB) and where the object is (bool [H, W]), both as they are in the files."""

@@ -1,13 +1,12 @@
 """Pascal VOC 2012, the 1,449 pictures of its segmentation val set."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .pictures import Size, open_picture
+from .pictures import open_picture
 from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
 FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB)\n"
@@ -25,10 +24,8 @@ class Voc(SegmentationDataset):
 
     name, default_root = "voc", "data/VOC"
 
-    def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: Size = 224) -> None:
-        super().__init__(mean, std, size)
-        self.folder = find(Path(root))
+    def open(self, root: Path) -> None:
+        self.folder = find(root)
         try:
             lines = (self.folder / LIST).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as why:

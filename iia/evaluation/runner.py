@@ -21,7 +21,6 @@ number of threads, of which torchrun gives one to each process; OMP_NUM_THREADS 
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -36,8 +35,8 @@ from .claims import Claims
 from .identity import digest
 from .rows import FIRST_COLUMNS, Metrics, Row, frame, measured, skip_message, unread
 
-TABLE = 2**40  # what the table itself is claimed as; no batch has this number
-SHOWING = 0.01  # the share of the time that the progress bar's metrics may take
+TABLE = 2**40   # what the table itself is claimed as; no batch has this number
+GROWTH = 1.1    # the progress bar's metrics are made anew when there are so many times as many rows
 
 
 class Run:
@@ -59,7 +58,7 @@ class Run:
         self.dataset, self.name, self.num_workers = dataset, Path(folder), num_workers
         self.operations, self.columns = list(operations), dict(columns)
         self.batches = Batches(dataset, list(dataset.ids)[:max_images], batch_size)
-        self.computed, self.seen, self.show = 0, [], lambda rows: None
+        self.computed, self.seen, self.show, self.show_at = 0, [], lambda rows: None, 0.0
 
     def begin(self, identity: dict, settings: dict) -> None:
         """Make the folder of this identity ready, and look through what earlier runs left in it.
@@ -139,8 +138,7 @@ class Run:
         tried, done = set(), len({row["index"] for row in self.seen})
         with tqdm(total=len(self.batches.ids), initial=done, unit="picture", desc=title,
                   disable=self.rank > 0) as bar:
-            self.show = now_and_then(
-                lambda: bar.set_postfix_str(headline(measured(frame(self.seen, self.columns)))))
+            self.show = lambda rows: bar.set_postfix_str(headline(measured(frame(rows, self.columns))))
             while missing := [k for k in order
                               if k not in tried and self.rows(k) is None and self.claims.free(k)]:
                 not_done = (k for k in missing if self.rows(k) is None)         # when its turn has come
@@ -179,7 +177,9 @@ class Run:
             if row["skipped"]:
                 self.skips.add(skip_message(row))
         self.seen += rows
-        self.show()
+        if len(self.seen) >= self.show_at:              # so seldom that it takes next to none of the time
+            self.show(self.seen)
+            self.show_at = len(self.seen) * GROWTH
 
     # ------------------------------------------------------------------------------ table
 
@@ -218,16 +218,3 @@ class Run:
             rows.to_csv(temporary, index=False, lineterminator="\n")
         write_json(self.folder / "summary.json", summary)
         return summary
-
-
-def now_and_then(work: Callable[[], None]) -> Callable[[], None]:
-    """`work`, done only so often that it takes next to none of the time."""
-    due = 0.0
-
-    def maybe() -> None:
-        nonlocal due
-        start = time.monotonic()
-        if start >= due:
-            work()
-            due = time.monotonic() + (time.monotonic() - start) / SHOWING
-    return maybe

@@ -277,14 +277,6 @@ def test_gtsegs_in_the_projects_root(tmp_path, monkeypatch):
     assert len(ImageNetSegmentation("data")) == 3
 
 
-def test_gtsegs_is_opened_anew_in_a_process_that_was_forked(tmp_path, monkeypatch):
-    data = ImageNetSegmentation(gtsegs_tree(tmp_path))
-    own = data.file
-    assert data.file is own
-    monkeypatch.setattr("os.getpid", lambda: -1)
-    assert data.file is not own
-
-
 def test_gtsegs_cut_short_or_foreign(tmp_path):
     path = gtsegs_tree(tmp_path) / "gtsegs_ijcv.mat"
     whole = path.read_bytes()

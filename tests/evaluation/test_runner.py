@@ -21,9 +21,11 @@ import torch
 from iia import runs
 from iia.errors import UserError
 from iia.evaluation import claims, runner
-from iia.evaluation.identity import digest, file_signatures, fingerprint
+from iia.evaluation.identity import HARMLESS, digest, file_signatures, fingerprint, identity
 from iia.evaluation.rows import by_operation, in_words
 from iia.runs import computing
+from iia.settings import Settings
+from tests.evaluation.toys import Scrambles
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -175,8 +177,7 @@ def test_a_reading_process_that_is_killed_is_one_sentence(tmp_path, num_workers)
     assert "Traceback" not in said(folder, 0) and batches(folder)
 
 
-def test_the_bar_shows_the_metrics_so_far(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "SHOWING", 1e9)                               # always
+def test_the_bar_shows_the_metrics_so_far(tmp_path, capsys):
     def headline(rows):
         return in_words({"once": {"mean": rows["value"].mean(), "more": 1}}, ["mean"], 100)
     evaluate(tmp_path / "run", count=6, max_images=3, headline=headline)
@@ -188,12 +189,11 @@ def test_the_bar_shows_the_metrics_so_far(tmp_path, capsys, monkeypatch):
     assert "6/6 " in shown and f"once mean {100 * mean:.4g}" in shown         # of the earlier rows, too
 
 
-def test_the_bars_metrics_cost_next_to_nothing():
-    shown = []
-    show = runner.now_and_then(lambda: shown.append(time.sleep(0.02)))
-    for _ in range(50):
-        show()
-    assert len(shown) == 1                                                    # the next is due in two seconds
+def test_the_bars_metrics_cost_next_to_nothing(tmp_path):
+    """They are made of all rows so far, so they are made anew only when there are a tenth more."""
+    made = []
+    evaluate(tmp_path / "run", count=100, batch_size=1, headline=lambda rows: made.append(len(rows)) or "")
+    assert made[:2] == [2, 4] and len(made) < 40 and all(b >= 1.1 * a for a, b in zip(made, made[1:]))
 
 
 # ------------------------------------------------------------------------ kills and failures
@@ -425,6 +425,19 @@ def test_fingerprint_tells_weights_and_statistics_apart():
     assert fingerprint(one) != fingerprint(one.bfloat16())
 
 
+def test_a_setting_that_changes_comes_or_goes_is_another_identity():
+    model = Scrambles()
+    base = {"definition": "paper", "steps": 5, "device": "cpu", "num_workers": 2, "FEATURE_LAYER_NUMBER": "last"}
+    usual = identity(model, Settings(**base), 3)
+    for change in ({"steps": 6}, {"definition": "release"}, {"new": None}):
+        assert identity(model, Settings(**base | change), 3) != usual, change
+    assert identity(model, Settings(**{name: base[name] for name in base if name != "steps"}), 3) != usual
+    assert identity(model, Settings(**base), 4) != usual != identity(model, Settings(**base), 3, maps="1-a")
+    assert identity(model, Settings(**base | {"device": "cuda", "num_workers": 0, "FEATURE_LAYER_NUMBER": 3}), 3) == usual
+    assert not HARMLESS & {"definition", "precision", "batch_size", "figures", "explained_class", "heatmaps_dir",
+                           "images_dir", "INTERPOLATION_STEPS", "ITERATION_STEPS"}
+
+
 def test_a_file_of_equal_size_that_was_replaced_has_another_signature(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one")
@@ -513,9 +526,13 @@ def test_the_share_is_even_after_a_resume(tmp_path, undisturbed):
     assert scored(folder, 0, 1) == ([2, 2], Counter("0246")) and files(whole(folder)) == undisturbed
 
 
-def test_a_process_begins_with_the_batches_of_its_number(tmp_path):
-    assert codes(start(tmp_path / "run", 3, slow=0.1)) == [0, 0, 0]
-    assert [open(f"{tmp_path}/run.{rank}.log").read().split()[0] for rank in range(3)] == ["0", "1", "2"]
+def test_a_process_begins_with_its_own_numbers_and_goes_on_with_the_others(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "1")
+    log = []
+    evaluate(tmp_path / "run", log)
+    assert [indices[0] // 3 for indices in log] == [1, 4, 7, 0, 2, 3, 5, 6]
+    assert files(whole(tmp_path / "run")) == undisturbed
 
 
 def test_what_a_dead_process_leaves_is_done_by_the_others(tmp_path, undisturbed):
