@@ -43,8 +43,9 @@ results_dir = "explanation_results"         # the tables:
 
 
 def main(settings):
-    from iia.explanation_table import cnn_table          # imports torch, which --help need not wait for
-    return cnn_table(settings)
+    from iia.choosing import chosen_cnn                 # imports torch, which --help need not wait for
+    from iia.explanation_table import table
+    return table(chosen_cnn(settings, "explanation_tests_vit.py"), settings)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ results_dir = "explanation_results"         # the tables:
 
 
 def main(settings):
-    from iia.explanation_table import vit_table          # imports torch, which --help need not wait for
-    return vit_table(settings)
+    from iia.choosing import chosen_vit                 # imports torch, which --help need not wait for
+    from iia.explanation_table import table
+    return table(chosen_vit(settings, "explanation_tests_cnn.py"), settings)
 
 
 if __name__ == "__main__":

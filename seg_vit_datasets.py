@@ -34,8 +34,10 @@ num_workers = 2                             # processes that read pictures while
 
 
 def main(settings):
-    from iia.segmentation_table import vit_table          # imports torch, which --help need not wait for
-    return vit_table(settings)
+    from iia.choosing import chosen_vit                 # imports torch, which --help need not wait for
+    from iia.segmentation_table import table
+    model = chosen_vit(settings, f"segmentation_cnn_{settings.chosen_dataset}.py")
+    return table(model, settings, settings.chosen_dataset)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ num_workers = 2                             # processes that read pictures while
 
 
 def main(settings):
-    from iia.segmentation_table import cnn_table          # imports torch, which --help need not wait for
-    return cnn_table(settings, "imagenet")
+    from iia.choosing import chosen_cnn                 # imports torch, which --help need not wait for
+    from iia.segmentation_table import table
+    return table(chosen_cnn(settings, "seg_vit_datasets.py"), settings, "imagenet")
 
 
 if __name__ == "__main__":

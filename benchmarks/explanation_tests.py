@@ -1,7 +1,8 @@
-"""The six figures without AIC and SIC: how much faster than a pass for each masked picture, and where the time goes.
+"""The six metrics without AIC and SIC: how much faster than a pass for each masked picture, and where the
+time goes.
 
-The rival computes each figure by itself: it orders the pixels, and asks about one masked picture at a time. Both ways
-start from the same finished maps and must agree on every figure.
+The rival computes each metric by itself: it orders the pixels, and asks about one masked picture at a time.
+Both ways start from the same finished maps and must agree on every metric.
 """
 
 import sys
@@ -19,8 +20,8 @@ from benchmarks.timing import synchronise
 from iia import settings
 from iia.datasets.photographs import NAMES, photograph
 from iia.datasets.pictures import denormalise, normalise
-from iia.evaluation.explanation_tests import PAPER, look, score
-from iia.explanation_table import random_maps
+from iia.evaluation.explanation_tests import PAPER, score, score_originals
+from iia.evaluation.given_maps import random_maps
 
 # ------------------------------------------------------------------------------------- settings
 pictures = 6                    # each of the photographs again and again
@@ -36,7 +37,8 @@ class Timed:
     """A network that adds up the seconds and the rows of its passes."""
 
     def __init__(self, network, model) -> None:
-        self.network, self.mean, self.std, self.seconds, self.rows, self.passes = network, model.mean, model.std, 0.0, 0, 0
+        self.network, self.mean, self.std = network, model.mean, model.std
+        self.seconds, self.rows, self.passes = 0.0, 0, 0
 
     def __call__(self, x: Tensor) -> Tensor:
         synchronise()
@@ -48,11 +50,11 @@ class Timed:
         return logits
 
 
-# ------------------------------------------------------------- the rival: one picture, one figure at a time
+# ------------------------------------------------------------- the rival: one picture, one metric at a time
 
 @torch.no_grad()
 def one_by_one(model, picture: Tensor, wanted: int, saliency: Tensor) -> list[float]:
-    """The six figures of a map [H, W] of a picture [3, H, W], each from passes of its own."""
+    """The six metrics of a map [H, W] of a picture [3, H, W], each from passes of its own."""
     raw = denormalise(picture, model.mean, model.std)
 
     def answer(seen: Tensor) -> tuple[float, float]:
@@ -88,10 +90,10 @@ def seconds(work: Callable[[], object]) -> tuple[float, object]:
 
 
 def together(model, pictures: Tensor, classes: Tensor, maps: list[Tensor], batch_size: int) -> Tensor:
-    """As the scripts do it: the pictures once, then each operation's maps. [maps, pictures, figures]."""
-    untouched = look(model, pictures, classes, SIX, batch_size=batch_size)
-    figures = [score(model, pictures, classes, own, SIX, untouched, batch_size=batch_size)[0] for own in maps]
-    return torch.stack([torch.stack(list(own.values()), -1) for own in figures])
+    """As the scripts do it: the pictures once, then each operation's maps. [maps, pictures, metrics]."""
+    originals = score_originals(model, pictures, classes, SIX, batch_size=batch_size)
+    metrics = [score(model, pictures, classes, own, SIX, originals, batch_size=batch_size)[0] for own in maps]
+    return torch.stack([torch.stack(list(own.values()), -1) for own in metrics])
 
 
 def main(how: settings.Settings) -> None:
@@ -102,20 +104,22 @@ def main(how: settings.Settings) -> None:
     classes = iia.predict(model, pictures)
     maps = [random_maps(pictures, range(k, k + len(pictures)), model.upsampling) for k in range(how.maps)]
     network = model.network                                     # as timm has it, for the rival
-    score(model, pictures[:1], classes[:1], maps[0][:1], SIX, batch_size=how.batch_size)                # warm up
+    score(model, pictures[:1], classes[:1], maps[0][:1], SIX, batch_size=how.batch_size)  # warm up
     network(pictures[:1])
 
     rival, quick, count = Timed(network, model), Timed(model, model), how.pictures * how.maps
     alone, expected = seconds(lambda: torch.tensor(
         [[one_by_one(rival, *given) for given in zip(pictures, classes.tolist(), own)] for own in maps]))
-    batched, figures = seconds(lambda: together(quick, pictures, classes, maps, how.batch_size))
+    batched, metrics = seconds(lambda: together(quick, pictures, classes, maps, how.batch_size))
     outside = 1 - quick.seconds / batched
-    print(f"{model.label}, {count} maps of {how.pictures} pictures, {torch.get_num_threads()} threads, {model.device}")
+    print(f"{model.label}, {count} maps of {how.pictures} pictures, {torch.get_num_threads()} threads, "
+          f"{model.device}")
     print(f"one by one  {alone / count:7.3f} s a map  {rival.rows:6d} pictures in {rival.passes} passes")
     print(f"together    {batched / count:7.3f} s a map  {quick.rows:6d} pictures in {quick.passes} passes")
     print(f"ratio       {alone / batched:7.2f}  (goal: at least 3 on two cores)")
     print(f"outside the passes  {100 * outside:.1f} %  (goal: less than 15 %)")
-    print(f"largest difference between the two ways  {(figures.double() - expected).abs().max():.2g} points of 100")
+    difference = (metrics.double() - expected).abs().max()
+    print(f"largest difference between the two ways  {difference:.2g} points of 100")
 
 
 if __name__ == "__main__":

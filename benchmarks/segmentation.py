@@ -1,9 +1,10 @@
 """How much faster is a segmentation table than the straightforward way? Both in one run, end to end.
 
 Both explain the same pictures by IIA2 and IIA3 (n steps), as the scripts do, with the same random weights,
-and score the maps. The straightforward way goes as published code does: it builds the network and loads its weights for every
-picture, goes picture by picture and step by step, and asks scikit-learn for every figure. Prints the ratio of
-the times (median of the rounds), the figures of IIA2 both ways, and where this project's time goes.
+and score the maps. The straightforward way goes as published code does: it builds the network and loads its
+weights for every picture, goes picture by picture and step by step, and asks scikit-learn for every metric.
+Prints the ratio of the times (median of the rounds), the metrics of IIA2 both ways, and where this project's
+time goes.
 """
 
 import json
@@ -43,18 +44,19 @@ OPERATIONS = ("iia", "iia-triple")
 
 
 def ours(network: str, weights: Path, root: Path, results: Path, steps: int) -> dict[str, float]:
-    """The table as the script makes it; IIA2's figures."""
+    """The table as the script makes it; IIA2's metrics."""
     model = iia.wrap(build(network, weights), name=network)
-    chosen = settings.Settings(operations=list(OPERATIONS), definition="paper", precision="fp32", batch_size=32,
-                               dataset_root=str(root), results_dir=str(results), save_overlays=0, num_workers=2,
-                               max_images=None, device="cpu")
-    segmentation_table.table(model, "coco", chosen, "last", steps)
+    chosen = settings.Settings(operations=list(OPERATIONS), definition="paper", precision="fp32",
+                               batch_size=32, dataset_root=str(root), results_dir=str(results),
+                               save_overlays=0, num_workers=2, max_images=None, device="cpu",
+                               FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=steps)
+    segmentation_table.table(model, chosen, "coco")
     summary = next(results.glob("*/summary.json"))
     return json.loads(summary.read_text())["figures"]["iia"]
 
 
 def straightforward(network: str, weights: Path, root: Path, steps: int) -> dict[str, float]:
-    """The same figures, picture by picture and step by step."""
+    """The same metrics, picture by picture and step by step."""
     seen = {operation: ([], [], []) for operation in OPERATIONS}
     for x, mask, _ in Coco(root, IMAGENET_MEAN, IMAGENET_STD):
         net = build(network, weights)
@@ -67,7 +69,7 @@ def straightforward(network: str, weights: Path, root: Path, steps: int) -> dict
             m = F.interpolate(m[None, None], size=x.shape[1:], mode="bicubic", align_corners=False)[0, 0]
             maps.append(((m - m.min()) / (m.max() - m.min())).numpy())
             masks.append(mask.numpy().astype(np.uint8))
-            per_picture.append(oracles_segmentation.figures(maps[-1][None], masks[-1][None]))
+            per_picture.append(oracles_segmentation.metrics(maps[-1][None], masks[-1][None]))
     maps, masks, per_picture = seen["iia"]
     called, masks = np.stack([m > m.mean(dtype=np.float64) for m in maps]), np.stack(masks)
     ratios = [((called == label) & (masks == label)).sum() / ((called == label) | (masks == label)).sum()
@@ -108,15 +110,16 @@ def main(chosen: settings.Settings) -> None:
     segmentation.measure = clock.wrap("metrics", segmentation.measure)
     segmentation_table.explain = clock.wrap("explaining", segmentation_table.explain)
     segmentation_table.predict = clock.wrap("predicting", segmentation_table.predict)
-    segmentation_table.fingerprint = clock.wrap("fingerprint of the weights", segmentation_table.fingerprint)
-    runner.append = clock.wrap("writing rows", runner.append)
+    segmentation_table.identity = clock.wrap("fingerprint of the weights", segmentation_table.identity)
+    runner.write_json = clock.wrap("writing rows", runner.write_json)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         root, weights = coco_tree(folder / "coco", chosen.pictures), folder / "weights.pth"
         torch.save(getattr(torchvision.models, chosen.network)().state_dict(), weights)
         for number in range(chosen.rounds):
             before = dict(clock.seconds)
-            fast = clock.time("all", ours, chosen.network, weights, root, folder / f"results{number}", chosen.steps)
+            fast = clock.time("all", ours, chosen.network, weights, root, folder / f"results{number}",
+                              chosen.steps)
             slow = clock.time("straightforward", straightforward, chosen.network, weights, root, chosen.steps)
             ratios.append((clock.seconds["straightforward"] - before.get("straightforward", 0))
                           / (clock.seconds["all"] - before.get("all", 0)))
@@ -124,14 +127,15 @@ def main(chosen: settings.Settings) -> None:
 
 
 def report(chosen: settings.Settings, seconds: Counter, ratios: list[float], fast: dict, slow: dict) -> None:
-    print(f"\n{chosen.network}, IIA2 and IIA3, n = {chosen.steps}, {chosen.pictures} pictures, {chosen.threads} threads, "
-          f"{chosen.rounds} rounds")
+    print(f"\n{chosen.network}, IIA2 and IIA3, n = {chosen.steps}, {chosen.pictures} pictures, "
+          f"{chosen.threads} threads, {chosen.rounds} rounds")
     print(f"straightforward / this project: {statistics.median(ratios):.2f}  (rounds: "
           + ", ".join(f"{ratio:.2f}" for ratio in ratios) + ")")
     for name in fast:
         print(f"  {name:7} {fast[name]:.6f}, straightforward {slow[name]:.6f}")
     parts = {part: value for part, value in seconds.items() if part not in ("all", "straightforward")}
-    parts["the rest: building the network, reading, starting processes"] = seconds["all"] - sum(parts.values())
+    rest = seconds["all"] - sum(parts.values())
+    parts["the rest: building the network, reading, starting processes"] = rest
     for part, value in sorted(parts.items(), key=lambda item: -item[1]):
         print(f"  {value / seconds['all']:6.1%}  {part}")
 

@@ -1,25 +1,30 @@
-"""What every run needs: a device, results that survive a crash, a batch that fits, a list of what was skipped,
-and other processes to share the work with."""
+"""What every run needs: a device, files that survive a crash, a batch that fits, and a list of what was
+skipped."""
 
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-import torch.distributed
+from tqdm import tqdm
 
 from .errors import UserError
 
 Result = TypeVar("Result")
-PATIENCE = timedelta(hours=12)       # how long a process that has finished waits for the others
+TEMPORARY = ".tmp-"               # what the names of unfinished files begin with
+HOST = socket.gethostname()[:40]
+DAY = 24 * 60 * 60                # seconds
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -33,7 +38,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        name = f"cuda:{_number('LOCAL_RANK', 0) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -44,9 +49,12 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+# ------------------------------------------------------------------------------- files
+
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it becomes `path` only when the block has ended well.
+    """A temporary name beside `path` to write to; it becomes `path` once the block has ended well and the
+    disk has it.
 
     Raises:
         UserError: the folder or the file cannot be written, or the disk is full.
@@ -54,13 +62,15 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(path.suffix, f"{TEMPORARY}{os.getpid()}-{HOST}-", path.parent)
     except OSError as why:
         raise UserError(f"cannot write to {path.parent} ({why.strerror}).") from why
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as why:
@@ -75,20 +85,54 @@ def _umask() -> int:
     return mask
 
 
+def sweep(folder: str | Path) -> None:
+    """Remove the unfinished files that killed processes left in a folder and below it.
+
+    Those of a living process of this machine stay, and those of other machines until they are a day old.
+    """
+    for path in Path(folder).rglob(f"{TEMPORARY}*"):
+        pid, _, rest = path.name.removeprefix(TEMPORARY).partition("-")
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > DAY or (
+                    pid.isdecimal() and rest.startswith(f"{HOST}-") and not _alive(int(pid))):
+                path.unlink()
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this number runs beside this one; where that cannot be asked, yes."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except PermissionError:                # someone else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return pid != os.getpid()
+
+
 def write_json(path: str | Path, values: dict) -> None:
+    """Write `values` as a whole file of JSON; what JSON does not know is written as text."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
+@cache
 def versions() -> dict[str, str]:
     """What a result was made with: torch, torchvision, timm, and this code's revision where git knows it."""
     import timm
     import torchvision
     here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    try:
+        revision = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True,
+                                  text=True).stdout.strip()
+    except OSError:                        # no git
+        revision = ""
     return {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__,
-            "iia": git.stdout.strip() or "unknown"}
+            "iia": revision or "unknown"}
 
+
+# --------------------------------------------------------------------------- computing
 
 def with_halving(work: Callable[[int], Result], batch_size: int) -> Result:
     """`work(batch_size)`; where a GPU's memory does not hold it, again with half the batch.
@@ -101,8 +145,8 @@ def with_halving(work: Callable[[int], Result], batch_size: int) -> Result:
             return work(batch_size)
         except torch.OutOfMemoryError as why:
             if batch_size == 1:
-                raise UserError("the device's memory does not hold a batch of one; take device=cpu or a smaller "
-                                "network.") from why
+                raise UserError("the device's memory does not hold a batch of one; take device=cpu or a "
+                                "smaller network.") from why
         torch.cuda.empty_cache()           # outside the handler, whose traceback keeps the tensors alive
         batch_size //= 2
         print(f"warning: out of memory; going on with batch_size={batch_size}", file=sys.stderr)
@@ -115,7 +159,6 @@ class Skips:
         self.reasons: list[str] = []
 
     def add(self, reason: str) -> None:
-        from tqdm import tqdm
         self.reasons.append(reason)
         tqdm.write(f"skipped: {reason}", file=sys.stderr)
 
@@ -124,81 +167,61 @@ class Skips:
 
 
 @contextlib.contextmanager
-def repeatable() -> Iterator[None]:
-    """While the block runs a GPU too adds numbers in a fixed order, so that what is computed twice is the same."""
-    if not torch.cuda.is_available():
-        yield
-        return
+def computing() -> Iterator[None]:
+    """While the block runs a GPU too adds numbers in a fixed order, so that what is computed twice is the
+    same.
+
+    Raises:
+        UserError: a process that reads pictures for a DataLoader was killed.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")        # cuBLAS asks for it
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    before = (torch.are_deterministic_algorithms_enabled(),
+              torch.is_deterministic_algorithms_warn_only_enabled())
+    if torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
+    except (RuntimeError, OSError, EOFError) as why:
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)              # torch would say it again and again
+        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(why.__traceback__)]
+        if "DataLoader worker" not in str(why) and not any("multiprocessing" in name for name in files):
+            raise
+        reason = str(why).strip() or type(why).__name__
+        raise UserError(f"a process that reads pictures has stopped ({reason}). What is done is kept; "
+                        "start the same command again, with a smaller num_workers if memory is "
+                        "short.") from why
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+# ----------------------------------------------------------------------- other processes
+
 def rank() -> int:
-    """The number of this process among those that torchrun started; 0 without it."""
-    return int(os.environ.get("RANK", 0))
-
-
-@dataclass(frozen=True)
-class Crew:
-    """The processes that share a run: this one's number, and how many there are."""
-    rank: int = 0
-    size: int = 1
-
-    def first(self, work: Callable[[], Result]) -> Result:
-        """Run `work` in process 0 alone and hand what it returns to all, or its UserError."""
-        answer = [None, None]
-        if self.rank == 0:
-            try:
-                answer[0] = work()
-            except UserError as why:
-                answer[1] = str(why)
-        if self.size > 1:
-            self._exchange(torch.distributed.broadcast_object_list, answer)
-        if answer[1] is not None:
-            raise UserError(answer[1])
-        return answer[0]
-
-    def wait(self) -> None:
-        """Return when every process has come this far.
-
-        Raises:
-            UserError: one of them has stopped.
-        """
-        if self.size > 1:
-            self._exchange(torch.distributed.all_gather_object, [None] * self.size, self.rank)
-
-    def _exchange(self, collective: Callable, *arguments: object) -> None:
-        try:
-            collective(*arguments)
-        except RuntimeError as why:          # a process that dies closes its connections
-            raise UserError("another process of this run has stopped; what is done is kept. Start the same "
-                            "command again to go on.") from why
-
-
-@contextlib.contextmanager
-def crew() -> Iterator[Crew]:
-    """The processes that torchrun started, joined while the block runs; this one alone without torchrun.
-
-    They exchange words, not tensors, and these go over gloo on GPUs too: unlike nccl it notices a
-    process that died while the others wait for it.
+    """The number of this process among those that torchrun started; 0 without it.
 
     Raises:
-        UserError: RANK and WORLD_SIZE are set, but not as torchrun does it.
+        UserError: RANK and WORLD_SIZE do not count processes.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
-        yield Crew()
-        return
+    number, size = _number("RANK", 0), world_size()
+    if not 0 <= number < size:
+        raise UserError(f"RANK is {number} of a WORLD_SIZE of {size}; it is 0 to {size - 1}. torchrun sets "
+                        "both.")
+    return number
+
+
+def world_size() -> int:
+    """How many processes torchrun started; 1 without it. Raises UserError as `rank`."""
+    size = _number("WORLD_SIZE", 1)
+    if size < 1:
+        raise UserError(f"WORLD_SIZE is {size}; it is at least 1. torchrun sets it.")
+    return size
+
+
+def _number(variable: str, otherwise: int) -> int:
+    text = os.environ.get(variable, str(otherwise))
     try:
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, timeout=PATIENCE)
-    except (ValueError, RuntimeError) as why:
-        raise UserError(f"WORLD_SIZE is {size}, but the processes cannot be joined ({str(why).splitlines()[0]}). "
-                        "Start them with torchrun.") from why
-    yield Crew(torch.distributed.get_rank(), size)
-    torch.distributed.destroy_process_group()      # not after an error: it would wait for those that are gone
+        return int(text)
+    except ValueError as why:
+        raise UserError(f"{variable} is {text!r} in the environment; it is a whole number. torchrun sets "
+                        "it.") from why

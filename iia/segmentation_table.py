@@ -1,66 +1,67 @@
-"""The story that the segmentation scripts tell: a network and a data set in, a table of figures out."""
+"""Explains a network's predictions on a segmentation data set, and writes a table of how well the maps
+segment."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import torch
 
-from . import plots, settings
-from .choosing import chosen_cnn, chosen_vit, explain_options
+from . import plots
+from .choosing import at_least, explain_options
 from .datasets.coco import Coco
 from .datasets.imagenet_segmentation import ImageNetSegmentation
 from .datasets.segmentation import SegmentationDataset
 from .datasets.voc import Voc
-from .errors import UserError, check_choice
+from .errors import check_choice
 from .evaluation import segmentation
-from .evaluation.runner import Batch, Measure, Row, evaluate, exit_code, fingerprint, print_table, stamps
+from .evaluation.batches import Batch
+from .evaluation.identity import file_signatures, identity
+from .evaluation.rows import Metrics, Row, by_operation, in_words
+from .evaluation.runner import Run
 from .explaining import explain, predict, sharing
 from .maps import is_degenerate
-from .runs import pick_device, rank
+from .runs import computing, pick_device
+from .settings import Settings
 
 DATASETS = {kind.name: kind for kind in (ImageNetSegmentation, Coco, Voc)}
 PERCENT = 100
 
 
-def cnn_table(chosen: settings.Settings, dataset: str) -> int:
-    """The table of a CNN on the data set of that name; returns the exit code."""
-    model = chosen_cnn(chosen, "seg_vit_datasets.py")
-    return table(model, dataset, chosen, chosen.FEATURE_LAYER_NUMBER, chosen.INTERPOLATION_STEPS)
-
-
-def vit_table(chosen: settings.Settings) -> int:
-    """The table of a ViT on `chosen.chosen_dataset`; returns the exit code."""
-    model = chosen_vit(chosen, f"segmentation_cnn_{chosen.chosen_dataset}.py")
-    return table(model, chosen.chosen_dataset, chosen, "last", chosen.ITERATION_STEPS)
-
-
-def table(model, dataset: str, chosen: settings.Settings, layer: int | str, steps: int) -> int:
+def table(model, settings: Settings, dataset: str) -> int:
     """Explain the class that `model` predicts for each picture, and score the maps against its mask.
 
-    Prints the table, and writes per_image.csv, summary.json and the panels that `chosen.save_overlays`
-    asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}/. Returns 1 when a picture had to be
+    Prints the table, and writes per_image.csv, summary.json and the panels that `settings.save_overlays`
+    asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1 when a picture had to be
     skipped, else 0.
+
+    Raises:
+        UserError: a setting is wrong, or no picture can be used.
     """
-    explain_options(model, chosen)
-    for name in ("num_workers", "save_overlays"):
-        if getattr(chosen, name) < 0:
-            raise UserError(f"{name} is {getattr(chosen, name)}; it is at least 0.")
-    data = open_dataset(dataset, chosen.dataset_root, model, chosen.definition)
-    folder = Path(chosen.results_dir) / f"{dataset}_{model.name}_{model.cut(layer)}_{chosen.definition}"
-    operations = list(dict.fromkeys(chosen.operations))
-    identity = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(layer), "steps": steps,
-                "picture size": list(model.size),
-                "data set's files": stamps(data.sources),
-                **{name: getattr(chosen, name) for name in ("definition", "precision", "batch_size")}}
-    model.to(pick_device(chosen.device))
-    score = Score(model, data, operations, layer, steps, chosen, folder / "overlays")
-    measure = Measure(operations, segmentation.COLUMNS, score, segmentation.figures, ("mIoU", "mAP"), PERCENT)
-    summary = evaluate(data, measure, folder, identity=identity, settings=chosen.values(), max_images=chosen.max_images,
-                       batch_size=max(1, chosen.batch_size // steps),       # so that a batch of pictures fills the rows
-                       num_workers=chosen.num_workers, redo=score.lacking_panels(chosen.max_images),
-                       title=f"{dataset}, {model.label}")
-    if rank() == 0:
-        report(summary, model, folder)
-    return exit_code(summary)
+    options = explain_options(model, settings)
+    at_least(settings, num_workers=0, save_overlays=0)
+    names, cut = list(dict.fromkeys(settings.operations)), model.cut(options["layer"])
+    data = open_dataset(dataset, settings.dataset_root, model, settings.definition)
+    folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{cut}_{settings.definition}"
+    model.to(pick_device(settings.device))
+    # so that it fills the rows
+    run = Run(data, folder, names, segmentation.COLUMNS, max(1, settings.batch_size // options["steps"]),
+              settings.max_images, settings.num_workers)
+    run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
+    panels = {index: run.folder / "overlays" / f"{plots.safe(data.ids[index])}.png"
+              for index in range(min(settings.save_overlays, len(run.batches.ids)))}
+    run.forget(index for index, panel in panels.items() if not panel.exists())  # explained once more for it
+    with computing():
+        for batch in run.todo(f"{dataset}, {model.label}",
+                              lambda rows: in_words(metrics(rows, names), ("mIoU", "mAP"), PERCENT)):
+            run.save(batch, score(model, batch, names, options, data, panels))
+    rows = run.table()
+    if rows is None:
+        return 0
+    summary = run.write(rows, metrics(rows, names))
+    report(summary, model, run.folder)
+    return int(summary["skipped"]["count"] > 0)
 
 
 def open_dataset(name: str, root: str | None, model, definition: str) -> SegmentationDataset:
@@ -70,71 +71,64 @@ def open_dataset(name: str, root: str | None, model, definition: str) -> Segment
         UserError: no such data set, or it is not in `root` (None = its usual place).
     """
     kind = DATASETS[check_choice("data set", name, DATASETS)]
-    raw = kind is Coco and definition == "release"        # the release forgets to normalise them (METHOD.md, section 9)
+    # the release forgets to normalise them (METHOD.md, section 9)
+    raw = kind is Coco and definition == "release"
     mean, std = ((0.0,) * model.channels, (1.0,) * model.channels) if raw else (model.mean, model.std)
-    return kind(kind.default_root if root is None else root, mean, std, model.size)
+    return kind(root, mean, std, model.size)
 
 
-class Score:
-    """A batch of samples -> a row of numbers for each picture and operation; the first pictures' panels by the way."""
-
-    def __init__(self, model, data: SegmentationDataset, operations: list[str], layer: int | str, steps: int,
-                 chosen: settings.Settings, panels: Path) -> None:
-        self.model, self.data, self.operations, self.panels = model, data, operations, panels
-        self.how = {"layer": layer, "steps": steps, "definition": chosen.definition, "batch_size": chosen.batch_size}
-        self.panel_count = chosen.save_overlays
-        # Apple's GPUs have no float64, in which the figures are made.
-        self.where = "cpu" if model.device.type == "mps" else model.device
-
-    def __call__(self, batch: Batch) -> list[Row]:
-        pictures, masks = batch.fields
-        x, masks = pictures.to(self.model.device), masks.to(self.where)
-        classes = predict(self.model, x)
-        with sharing(self.model, x):
-            maps = {operation: explain(self.model, x, classes, operation, **self.how).to(self.where)
-                    for operation in self.operations}
-        rows = []
-        for operation, found in maps.items():
-            numbers = {name: values.tolist() for name, values in segmentation.measure(found, masks).items()}
-            flat = is_degenerate(found).tolist()
-            rows += [{"index": index, "operation": operation, "degenerate": int(flat[i])}
-                     | {name: values[i] for name, values in numbers.items()} for i, index in enumerate(batch.indices)]
-        for i, index in enumerate(batch.indices):
-            if index < self.panel_count:
-                self.save_panel(index, pictures[i], masks[i], int(classes[i]), {name: m[i] for name, m in maps.items()})
-        return rows
-
-    def panel(self, index: int) -> Path:
-        return self.panels / f"{plots.safe(self.data.ids[index])}.png"
-
-    def lacking_panels(self, max_images: int | None) -> list[int]:
-        """The pictures whose panel is asked for and not there: they are explained once more for it."""
-        shown = min(self.panel_count, max_images or len(self.data), len(self.data))
-        return [index for index in range(shown) if not self.panel(index).exists()]
-
-    def save_panel(self, index: int, picture, mask, target: int, maps: dict) -> None:
-        """A row of the picture and its maps; under it the mask and what each map calls the object."""
-        pixels = plots.rgb(self.data.pixels(picture))
-        called = {name: segmentation.foreground(m[None])[0] for name, m in maps.items()}
-        tiles = {"picture": pixels}
-        tiles |= {name: plots.overlay(pixels, m.float().cpu().numpy()) for name, m in maps.items()}
-        tiles |= {"mask": dim_background(pixels, mask.cpu().numpy())}
-        tiles |= {f"{name} > its mean": dim_background(pixels, where.cpu().numpy()) for name, where in called.items()}
-        number = f"{target}, " if self.model.labels else ""
-        title = (f"{self.model.class_name(target)} ({number}predicted)", self.model.label,
-                 f"{self.data.name} {self.data.ids[index]}")
-        plots.save_panel(self.panel(index), " · ".join(title), tiles)
+def score(model, batch: Batch, operations: Sequence[str], options: dict, data: SegmentationDataset,
+          panels: dict[int, Path]) -> list[Row]:
+    """A row of numbers for each picture of the batch and each operation; its pictures' `panels` are written,
+    too. `options`: of `explain`."""
+    pictures, masks = batch.fields
+    x = pictures.to(model.device)
+    where = "cpu" if model.device.type == "mps" else model.device       # Apple's GPUs have no float64
+    masks, classes = masks.to(where), predict(model, x)
+    with sharing(model, x):
+        maps = {name: explain(model, x, classes, name, **options).to(where) for name in operations}
+    rows = []
+    for operation, found in maps.items():
+        numbers = {"degenerate": is_degenerate(found).int(), **segmentation.measure(found, masks)}
+        numbers = {name: values.tolist() for name, values in numbers.items()}
+        rows += [{"index": index, "operation": operation} | {name: own[i] for name, own in numbers.items()}
+                 for i, index in enumerate(batch.indices)]
+    for i, index in enumerate(batch.indices):
+        if index in panels:
+            name = model.class_name(int(classes[i]))
+            number = f"{int(classes[i])}, " if model.labels else ""
+            title = f"{name} ({number}predicted) · {model.label} · {data.name} {batch.ids[i]}"
+            save_panel(panels[index], title, plots.rgb(data.pixels(pictures[i])), masks[i],
+                       {operation: found[i] for operation, found in maps.items()})
+    return rows
 
 
-def dim_background(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+def metrics(rows: pd.DataFrame, operations: Sequence[str]) -> Metrics:
+    """The metrics of each operation."""
+    return {name: segmentation.metrics(own) for name, own in by_operation(rows, operations).items()}
+
+
+def save_panel(path: Path, title: str, pixels: np.ndarray, mask: torch.Tensor,
+               maps: dict[str, torch.Tensor]) -> None:
+    """A row of the picture and its maps; under it the mask and what each map calls the object."""
+    tiles = {"picture": pixels}
+    tiles |= {name: plots.overlay(pixels, found.float().cpu().numpy()) for name, found in maps.items()}
+    tiles |= {"mask": dim_background(pixels, mask)}
+    tiles |= {f"{name} > its mean": dim_background(pixels, segmentation.foreground(found[None])[0])
+              for name, found in maps.items()}
+    plots.save_panel(path, title, tiles)
+
+
+def dim_background(pixels: np.ndarray, where: torch.Tensor) -> np.ndarray:
     """A picture [H, W, 3] that stays bright where the object is [H, W]."""
-    return pixels * np.where(where, 1, 0.25)[..., None]
+    return pixels * np.where(where.cpu().numpy(), 1, 0.25)[..., None]
 
 
 def report(summary: dict, model, folder: Path) -> None:
     """Print the table, in percent, and what is not in it."""
     print(f"{summary['pictures']} pictures, explained with {model.label}; in percent:")
-    print_table(summary["figures"], PERCENT)
+    metrics_table = pd.DataFrame(summary["figures"]).T.mul(PERCENT).rename_axis(columns="operation")
+    print(metrics_table.to_string(float_format="%.2f", col_space=8))
     for operation, count in summary["degenerate"].items():
         if count:
             print(f"{count} maps of {operation} are degenerate (constant or not finite); they count as zeros")

@@ -1,7 +1,10 @@
 """Whole files, halved batches, devices."""
 
 import errno
+import os
 import stat
+import subprocess
+import time
 
 import pytest
 import torch
@@ -19,8 +22,75 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
     assert list(path.parent.iterdir()) == []
     with runs.whole_file(path) as temporary:
         temporary.write_text("whole")
+        assert temporary.suffix == ".txt" and not path.exists()
     assert path.read_text() == "whole" and [p.name for p in path.parent.iterdir()] == ["a.txt"]
-    assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o007, 0o660)])
+def test_a_file_is_readable_as_others_are(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        runs.write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == mode
+
+
+def test_the_disk_has_a_file_before_it_gets_its_name(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.fstat(handle).st_size))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("named"), replace(*names)))
+    with runs.whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("seven c")
+    assert calls == [7, "named"]
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+    """Of this machine's dead processes, and of other machines a day later; not what a living process is writing."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    living, mine, others, old = (tmp_path / "below" / f"{runs.TEMPORARY}{name}" for name in (
+        f"{os.getppid()}-{runs.HOST}-a.json", f"{dead.pid}-{runs.HOST}-b.json", f"{dead.pid}-elsewhere-c.json",
+        f"{dead.pid}-elsewhere-d.json"))
+    usual = tmp_path / "below" / f"{dead.pid}-{runs.HOST}.json"
+    usual.parent.mkdir()
+    for path in (living, mine, others, old, usual):
+        path.write_text("")
+    os.utime(old, (0, time.time() - 2 * runs.DAY))
+    runs.sweep(tmp_path)
+    assert sorted(usual.parent.iterdir()) == sorted([living, others, usual])
+    runs.sweep(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("variables, said", [
+    ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two' in the environment"), ({"RANK": ""}, "RANK is ''"),
+    ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 of a WORLD_SIZE of 2"), ({"RANK": "-1"}, "RANK is -1"),
+    ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0")])
+def test_numbers_of_processes_that_are_none(variables, said, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        runs.rank()
+
+
+def test_processes_are_numbered_as_torchrun_does_it(monkeypatch):
+    assert (runs.rank(), runs.world_size()) == (0, 1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert (runs.rank(), runs.world_size()) == (1, 3)
+
+
+def test_a_machine_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    runs.versions.cache_clear()
+    assert runs.versions()["iia"] == "unknown" and runs.versions()["torch"] == torch.__version__
+    runs.versions.cache_clear()
+
+
+def test_other_errors_of_computing_are_not_taken_for_a_reading_process():
+    with pytest.raises(RuntimeError, match="^shapes$"), runs.computing():
+        raise RuntimeError("shapes")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

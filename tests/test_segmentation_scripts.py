@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from PIL import Image
 import iia
 from iia import segmentation_table
 from iia.datasets.coco import Coco
-from iia.evaluation import runner, segmentation
+from iia.evaluation import segmentation
 from iia.models.names import build
 from tests import oracles_segmentation
 from tests.segmentation_trees import annotation_file, coco_tree, gtsegs_tree, voc_tree
@@ -25,7 +26,7 @@ from tests.segmentation_trees import annotation_file, coco_tree, gtsegs_tree, vo
 ROOT = Path(__file__).parents[1]
 QUICK = ["--INTERPOLATION_STEPS=1", "--operations=iia,iia-ablation-ac", "--model_name=efficientnet_lite0",
          "--batch_size=2", "--num_workers=0", "--device=cpu"]
-FOLDER = Path("segmentation_results/coco_efficientnet_lite0_9_paper")
+COCO = "coco_efficientnet_lite0_9_paper"
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")      # pycocotools under NumPy 2
 
@@ -57,8 +58,14 @@ def start(*command):
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def read(folder=FOLDER):
-    """A run's figures and rows."""
+def results(name=COCO, under="segmentation_results"):
+    """The folder of results whose name begins so, the latest where settings have changed."""
+    return max(Path(under).glob(f"{name}_????????"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def read(folder=None):
+    """A run's metrics and rows."""
+    folder = folder or results()
     return json.loads((folder / "summary.json").read_text())["figures"], (folder / "per_image.csv").read_text()
 
 
@@ -67,20 +74,19 @@ def read(folder=FOLDER):
 def test_a_table_of_each_data_set(name, tree, root, capsys):
     tree(Path(root))
     assert run(f"segmentation_cnn_{name}.py", *QUICK) == 0
-    folder = Path(f"segmentation_results/{name}_efficientnet_lite0_9_paper")
+    folder = results(f"{name}_efficientnet_lite0_9_paper")
     summary = json.loads((folder / "summary.json").read_text())
-    rows = list(runner.csv.DictReader((folder / "per_image.csv").open()))
+    rows = pd.read_csv(folder / "per_image.csv")
     assert len(rows) == 6 and summary["pictures"] == 3
     assert summary["settings"]["INTERPOLATION_STEPS"] == 1 and summary["versions"]["torch"] == torch.__version__
     assert summary["skipped"] == {"count": 0, "reasons": []}
     assert summary["degenerate"] == {"iia": 0, "iia-ablation-ac": 0}
     out = capsys.readouterr().out
-    for operation, figures in summary["figures"].items():
-        own = [{key: kind(row[key]) for key, kind in segmentation.COLUMNS.items()}
-               for row in rows if row["operation"] == operation]
-        assert segmentation.figures(own) == figures                                   # the table can be made again
+    for operation, metrics in summary["figures"].items():
+        own = rows[rows["operation"] == operation]
+        assert segmentation.metrics(own) == pytest.approx(metrics, abs=1e-15)           # the table can be made again
         line = next(line for line in out.splitlines() if line.startswith(operation + " "))
-        assert line.split()[1:] == [f"{100 * figures[key]:.2f}" for key in ("pixAcc", "mIoU", "mAP", "mF1", "F1")]
+        assert line.split()[1:] == [f"{100 * metrics[key]:.2f}" for key in ("pixAcc", "mIoU", "mAP", "mF1", "F1")]
 
 
 def test_the_figures_are_those_of_the_predicted_classes_maps():
@@ -90,7 +96,7 @@ def test_the_figures_are_those_of_the_predicted_classes_maps():
     pictures, masks, _ = zip(*Coco("data/COCO", model.mean, model.std))
     pictures = torch.stack(pictures)
     maps = iia.explain(model, pictures, iia.predict(model, pictures), "iia", steps=1)
-    expected = oracles_segmentation.figures(maps.numpy(), torch.stack(masks).numpy().astype(np.uint8))
+    expected = oracles_segmentation.metrics(maps.numpy(), torch.stack(masks).numpy().astype(np.uint8))
     assert read()[0]["iia"] == pytest.approx(expected, abs=1e-4)       # a pixel at the mean may fall on either side
 
 
@@ -101,8 +107,8 @@ def test_vit():
     vit = ["--model_name=vit-tiny", f"--weights_path={weights}", "--ITERATION_STEPS=1", "--operations=iia,rollout",
            "--max_images=2", "--num_workers=0", "--device=cpu"]
     assert run("seg_vit_datasets.py", *vit) == 0
-    figures, rows = read(Path("segmentation_results/coco_vit-tiny_12_paper"))
-    assert figures.keys() == {"iia", "rollout"} and rows.count("\n") == 5
+    metrics, rows = read(results("coco_vit-tiny_12_paper") / "first_2")
+    assert metrics.keys() == {"iia", "rollout"} and rows.count("\n") == 5
     assert run("seg_vit_datasets.py", *vit, "--chosen_dataset=cocoa") == 2
     voc_tree(Path("data/VOC"))
     assert run("seg_vit_datasets.py", *vit, "--chosen_dataset=voc") == 0
@@ -121,6 +127,7 @@ def test_released_coco_pictures_are_not_normalised():
 
 @pytest.mark.parametrize("flag, said", [
     ("--max_images=0", "max_images is 0"), ("--batch_size=0", "batch_size is 0"),
+    ("--INTERPOLATION_STEPS=0", "INTERPOLATION_STEPS is 0"),
     ("--num_workers=-1", "num_workers is -1"), ("--save_overlays=-1", "save_overlays is -1"),
     ("--operations=iia,ia", "operation 'ia' is unknown"), ("--definition=papers", "Did you mean 'paper'"),
     ("--FEATURE_LAYER_NUMBER=99", "no layer of efficientnet_lite0"),
@@ -130,7 +137,7 @@ def test_released_coco_pictures_are_not_normalised():
 def test_what_is_wrong_is_said_before_the_first_picture(flag, said, capsys, monkeypatch):
     coco_tree(Path("data/COCO"))
     Path("file").write_text("")
-    monkeypatch.setattr(segmentation_table.Score, "__call__", lambda *_: pytest.fail("a picture was explained"))
+    monkeypatch.setattr(segmentation_table, "score", lambda *_: pytest.fail("a picture was explained"))
     assert run("segmentation_cnn_coco.py", *QUICK, flag) == 2
     assert said in capsys.readouterr().err
     assert not list(Path().glob("**/per_image.csv"))
@@ -143,7 +150,7 @@ def test_a_broken_picture_is_named_counted_and_left_out(capsys):
     said = capsys.readouterr()
     assert "skipped: 20: data/COCO/val2017/000000000020.jpg cannot be decoded" in said.err
     assert "2 pictures, explained" in said.out and "1 pictures skipped" in said.out
-    assert json.loads((FOLDER / "summary.json").read_text())["skipped"]["count"] == 1
+    assert json.loads((results() / "summary.json").read_text())["skipped"]["count"] == 1
     assert len([line for line in read()[1].splitlines() if line.startswith("1,20,")]) == 1      # the skip, no zeros
 
 
@@ -161,7 +168,7 @@ def test_degenerate_maps_are_counted(capsys, monkeypatch):
     coco_tree(Path("data/COCO"))
     monkeypatch.setattr(segmentation_table, "explain", lambda model, x, *_, **__: torch.zeros_like(x[:, 0]))
     assert run("segmentation_cnn_coco.py", *QUICK) == 0
-    assert json.loads((FOLDER / "summary.json").read_text())["degenerate"] == {"iia": 3, "iia-ablation-ac": 3}
+    assert json.loads((results() / "summary.json").read_text())["degenerate"] == {"iia": 3, "iia-ablation-ac": 3}
     assert "3 maps of iia are degenerate" in capsys.readouterr().out
 
 
@@ -170,21 +177,21 @@ def test_panels_can_be_had_later_and_change_nothing():
     run("segmentation_cnn_coco.py", *QUICK)
     before = read()
     run("segmentation_cnn_coco.py", *QUICK, "--save_overlays=2")
-    panels = sorted((FOLDER / "overlays").iterdir())
+    panels = sorted((results() / "overlays").iterdir())
     assert [panel.name for panel in panels] == ["10.png", "20.png"]
     assert min(Image.open(panels[0]).size) > 400 and read() == before
 
 
-def test_settings_that_change_no_number_go_on_and_others_begin_anew(capsys):
+def test_settings_that_change_no_number_go_on_and_others_have_a_folder_of_their_own():
     coco_tree(Path("data/COCO"))
-    run("segmentation_cnn_coco.py", *QUICK, "--max_images=2")
-    before = read()
-    run("segmentation_cnn_coco.py", *QUICK, "--max_images=2", "--num_workers=1")
-    assert read() == before and not FOLDER.with_name(FOLDER.name + ".1").exists()
-    for times, flag in enumerate(["--INTERPOLATION_STEPS=2", "--operations=iia", "--precision=bf16"], 1):
-        run("segmentation_cnn_coco.py", *QUICK, "--max_images=2", flag)
-        assert read(FOLDER.with_name(f"{FOLDER.name}.{times}"))
-    assert read(FOLDER.with_name(f"{FOLDER.name}.1")) == before
+    run("segmentation_cnn_coco.py", *QUICK)
+    first, before = results(), read()
+    run("segmentation_cnn_coco.py", *QUICK, "--num_workers=1", "--device=auto")
+    assert read() == before and len(list(Path("segmentation_results").iterdir())) == 1
+    for times, flag in enumerate(["--INTERPOLATION_STEPS=2", "--operations=iia", "--definition=release", "--batch_size=3"], 2):
+        assert run("segmentation_cnn_coco.py", *QUICK, flag) == 0
+        assert read(results("coco_efficientnet_lite0_9_*")) and len(list(Path("segmentation_results").iterdir())) == times
+    assert read(first) == before
 
 
 def test_killed_and_resumed_or_shared_is_as_undisturbed(own_folder):
@@ -193,12 +200,11 @@ def test_killed_and_resumed_or_shared_is_as_undisturbed(own_folder):
     script = [str(ROOT / "segmentation_cnn_coco.py"), *QUICK, "--num_workers=1"]
 
     process = start(*script, "--results_dir=killed")
-    rows = Path("killed") / FOLDER.name / "per_image.csv"
-    while process.poll() is None and not (rows.exists() and rows.read_text().count("\n") > 5):
+    while process.poll() is None and len(list(Path("killed").glob("*/batches/*.json"))) < 3:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not rows.with_name("summary.json").exists(), "killed too late for this test"
+    assert not (results(under="killed") / "summary.json").exists(), "killed too late for this test"
     assert run("segmentation_cnn_coco.py", *QUICK, "--results_dir=killed") == 0
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -211,4 +217,4 @@ def test_killed_and_resumed_or_shared_is_as_undisturbed(own_folder):
     assert output.count("12 pictures, explained") == 1                        # one process reports
 
     for name in ("killed", "shared"):
-        assert read(Path(name) / FOLDER.name) == read(Path("undisturbed") / FOLDER.name), name
+        assert read(results(under=name)) == read(results(under="undisturbed")), name

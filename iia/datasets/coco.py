@@ -1,20 +1,20 @@
 """COCO val2017: everything that is annotated in a picture is the object."""
 
-import json
-from collections import defaultdict
-from collections.abc import Sequence
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
+from pycocotools.coco import COCO
 
 from ..errors import UserError
-from .pictures import Size, open_picture
+from .pictures import open_picture
 from .segmentation import SampleError, SegmentationDataset, missing
 
 FETCH = ("http://images.cocodataset.org/zips/val2017.zip (0.8 GB) and\n"
-         "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (0.25 GB), and unpack both there,")
+         "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (0.25 GB),\n"
+         "and unpack both there,")
 
 
 class Coco(SegmentationDataset):
@@ -26,22 +26,41 @@ class Coco(SegmentationDataset):
 
     name, default_root = "coco", "data/COCO"
 
-    def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: Size = 224) -> None:
-        super().__init__(mean, std, size)
-        annotations, self.pictures = find(Path(root))
+    def open(self, root: Path) -> None:
+        annotations, self.pictures = find(root)
         self.sources = [annotations]
-        self.listed, self.segmentations = read_annotations(annotations)
-        self.numbers = sorted(self.segmentations)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):        # it tells what it is doing
+                self.coco = COCO(str(annotations))
+            self.numbers = sorted(self.coco.imgToAnns)
+        except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError) as why:
+            reason = f"{type(why).__name__}: {why}"
+            raise UserError(f"{annotations} cannot be read as COCO's instances ({reason}): it is cut short "
+                            "or another file. Unpack it again from annotations_trainval2017.zip.") from why
+        if not self.numbers:
+            raise UserError(f"{annotations} annotates no picture.")
         self.ids = [str(number) for number in self.numbers]
 
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         number = self.numbers[index]
-        if number not in self.listed:
+        if number not in self.coco.imgs:
             raise SampleError(f"picture {number} has annotations, but is not in the list of pictures")
-        file_name, height, width = self.listed[number]
-        picture = open_picture(self.pictures / file_name)
-        return picture, union(number, self.segmentations[number], height, width)
+        listed = self.coco.imgs[number]
+        picture = open_picture(self.pictures / str(listed.get("file_name")))
+        if (listed.get("width"), listed.get("height")) != picture.size:
+            raise SampleError(f"picture {number} is listed as {listed.get('width')} x {listed.get('height')}"
+                              f", but is {picture.width} x {picture.height}")
+        try:
+            shapes = [good_parts(own.get("segmentation"), picture.height, picture.width)
+                      for own in self.coco.imgToAnns[number]]
+            masks = [self.coco.annToMask({"image_id": number, "segmentation": shape})
+                     for shape in shapes if shape]
+            if not masks:
+                raise ValueError("none has a shape")
+        except Exception as why:  # pycocotools raises whatever the malformed list led it to, bare ones too
+            raise SampleError(f"an annotation of picture {number} cannot be decoded "
+                              f"({type(why).__name__}: {why})") from why
+        return picture, np.any(masks, axis=0)
 
 
 def find(root: Path) -> tuple[Path, Path]:
@@ -57,56 +76,39 @@ def find(root: Path) -> tuple[Path, Path]:
 """)
 
 
-def read_annotations(path: Path) -> tuple[dict[int, tuple], dict[int, list]]:
-    """What is listed, {id: (file name, height, width)}, and what is annotated, {id: [segmentation, ...]}."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        listed = {int(image["id"]): (str(image["file_name"]), image["height"], image["width"]) for image in content["images"]}
-        segmentations = defaultdict(list)
-        for annotation in content["annotations"]:
-            segmentations[int(annotation["image_id"])].append(annotation["segmentation"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as why:
-        raise UserError(f"{path} cannot be read as COCO's instances ({type(why).__name__}: {why}): it is cut short or "
-                        "another file. Unpack it again from annotations_trainval2017.zip.") from why
-    if not segmentations:
-        raise UserError(f"{path} annotates no picture.")
-    return listed, dict(segmentations)
+def good_parts(segmentation: list | dict | None, height: int, width: int) -> list | dict | None:
+    """What of an annotation pycocotools may decode: a polygon's parts of three points and more, or a
+    run-length code.
 
-
-def union(number: int, segmentations: list, height: int, width: int) -> np.ndarray:
-    """Where any of the instances is, bool [height, width].
+    Nothing else is checked there: it reads beyond a code that does not fill its mask, or never comes back,
+    and needs memory for coordinates that are far outside the picture.
 
     Raises:
-        SampleError: an instance cannot be decoded, or is of another size.
+        ValueError, TypeError, KeyError: the annotation is malformed.
     """
-    try:
-        parts = [part for segmentation in segmentations for part in encoded(segmentation, height, width)]
-        return rle.decode(rle.merge(parts)).astype(bool)
-    except Exception as why:           # pycocotools raises whatever the malformed list led it to, bare ones too
-        raise SampleError(f"an annotation of picture {number} cannot be decoded ({type(why).__name__}: {why})") from why
-
-
-def encoded(segmentation: list | dict, height: int, width: int) -> list[dict]:
-    """A polygon's parts, an uncompressed or a compressed run-length code, as compressed codes.
-
-    pycocotools reads beyond a code that does not fill its mask, or never comes back: the runs are counted first.
-    """
+    if not segmentation:
+        return None
     if isinstance(segmentation, list):
-        return rle.frPyObjects(segmentation, height, width)
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError("a mask of another size")
+        parts = [np.asarray(part, dtype=np.float64) for part in segmentation]
+        far = 2 * max(height, width)
+        # nor NaN
+        if any(part.ndim != 1 or len(part) % 2 or not (np.abs(part) <= far).all() for part in parts):
+            raise ValueError("a polygon of other than points in the picture")
+        return [part.tolist() for part in parts if len(part) >= 6]
     counts = segmentation["counts"]
     lengths = counts if isinstance(counts, list) else runs(counts)
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError("a mask of another size")
     if min(lengths) < 0 or sum(lengths) != height * width:
         raise ValueError("a run-length code that does not fill its mask")
-    return [rle.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation]
+    return {"size": [height, width], "counts": counts}
 
 
 def runs(code: str | bytes) -> list[int]:
     """The lengths of the runs in a compressed code.
 
-    A character holds five bits of a number, the lowest first; its sixth bit says that more follow. From the fourth
-    number on it is the difference from the run before the last.
+    A character holds five bits of a number, the lowest first; its sixth bit says that more follow. From the
+    fourth number on it is the difference from the run before the last.
     """
     lengths, number, shift = [], 0, 0
     for character in code.encode() if isinstance(code, str) else code:

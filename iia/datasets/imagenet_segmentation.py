@@ -1,7 +1,6 @@
-"""ImageNet-Segmentation (Guillaumin et al., IJCV 2014): 4,276 pictures with the object's mask, in one HDF5 file."""
+"""ImageNet-Segmentation (Guillaumin et al., IJCV 2014): 4,276 pictures with the object's mask, in one HDF5
+file."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -9,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..models.weights import PROJECT_DIR
-from .pictures import Size
-from .segmentation import SampleError, SegmentationDataset, missing
+from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
+PROJECT_DIR = Path(__file__).resolve().parents[2]
 FILE = "gtsegs_ijcv.mat"
-FETCH = "http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat (one file of some GB) and put it there"
+FETCH = ("http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat (one file of some GB)\n"
+         "and put it there")
+BROKEN = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, MemoryError)
 
 
 class ImageNetSegmentation(SegmentationDataset):
@@ -28,52 +28,43 @@ class ImageNetSegmentation(SegmentationDataset):
 
     name, default_root = "imagenet", "data"
 
-    def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: Size = 224) -> None:
-        super().__init__(mean, std, size)
-        self.path = find(Path(root))
+    def open(self, root: Path) -> None:
+        self.path = find(root)
         self.sources = [self.path]
         try:
             with h5py.File(self.path) as file:
                 pictures, masks = file["/value/img"].shape[0], file["/value/gt"].shape[0]
         except (OSError, KeyError, AttributeError, IndexError) as why:
-            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_said(why)}): it is cut short "
-                            f"or another file. Fetch {FETCH}.") from why
+            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_reason(why)}): it is "
+                            f"cut short or another file. Fetch {FETCH}.") from why
         if pictures != masks or not pictures:
             raise UserError(f"{self.path} holds {pictures} pictures and {masks} masks: it is another file. "
                             f"Fetch {FETCH}.")
         self.ids = [str(i) for i in range(pictures)]
-        self._open: tuple[int, h5py.File] | None = None
 
-    @property
-    def file(self) -> h5py.File:
-        """The open file, of this process: HDF5 cannot share one with a process that was forked."""
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = os.getpid(), h5py.File(self.path)
-        return self._open[1]
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_open": None}
-
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        file = self.file
+    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         try:
-            pixels = file[file["/value/img"][index, 0]][()].T                        # (3, W, H) -> (H, W, 3)
-            mask = file[file[file["/value/gt"][index, 0]][0, 0]][()].T               # (W, H) -> (H, W)
-            picture = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as why:
-            raise SampleError(f"picture {index} of {self.path} or its mask is broken ({_said(why)})") from why
-        return picture, mask > 0
+            with h5py.File(self.path) as file:       # anew: HDF5 cannot share it with forked processes
+                pixels = file[file["/value/img"][index, 0]]                      # (3, W, H)
+                mask = file[file[file["/value/gt"][index, 0]][0, 0]]             # (W, H)
+                check_size(self.ids[index], mask.shape, pixels.shape[1:])        # before they are read
+                picture = Image.fromarray(np.ascontiguousarray(pixels[()].T)).convert("RGB")
+                return picture, mask[()].T > 0
+        except BROKEN as why:
+            raise SampleError(f"picture {index} of {self.path} or its mask is broken "
+                              f"({_reason(why)})") from why
 
 
 def find(root: Path) -> Path:
-    """The file in `root`; where nothing else was asked for, also where the published code has it: in the project's root."""
+    """The file in `root`; where nothing else was asked for, also where the published code has it: in the
+    project's root."""
     if not root.is_file():
-        for folder in (root, Path(), PROJECT_DIR) if root == Path(ImageNetSegmentation.default_root) else (root,):
+        usual = root == Path(ImageNetSegmentation.default_root)
+        for folder in (root, Path(), PROJECT_DIR) if usual else (root,):
             if (folder / FILE).is_file():
                 return folder / FILE
     raise missing("ImageNet-Segmentation", root, FETCH, f"{root}/\n  {FILE}")
 
 
-def _said(why: Exception) -> str:
+def _reason(why: Exception) -> str:
     return (str(why).splitlines() or [type(why).__name__])[0]

@@ -24,8 +24,8 @@ class SampleError(UserError):
 class SegmentationDataset(Dataset):
     """Samples (picture [C, H, W] normalised, mask [H, W] long: 1 = object, id).
 
-    A data set fills in `ids` and `read`, and may name `sources`. Nothing but file names is kept between samples,
-    so that it can be handed to reading processes.
+    A data set has `open` and `picture_and_mask`, and may name `sources`. Nothing but file names is kept
+    between samples, so that it can be handed to reading processes.
 
     Args:
         mean, std: the normalisation that the network wants, a number for each channel; None leaves the
@@ -39,13 +39,20 @@ class SegmentationDataset(Dataset):
     name: str                     # in the names of folders
     default_root: str             # where the scripts look for it
     ids: list[str]
-    sources: Sequence[Path] = ()  # the files that say what the data set holds: results are not kept when they change
+    # the files that say what the data set holds: results are not kept when they change
+    sources: Sequence[Path] = ()
 
-    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, size: Size) -> None:
+    def __init__(self, root: str | Path | None = None, mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None, size: Size = 224) -> None:
         self.mean, self.std = (mean, std) if mean else RAW
         self.mode, self.size = mode_of(len(self.mean)), sides(size)
+        self.open(Path(self.default_root if root is None else root))
 
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+    def open(self, root: Path) -> None:
+        """Find the data set in `root` and fill in `ids` and `sources`."""
+        raise NotImplementedError
+
+    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The picture (RGB) and where the object is (bool [H, W]), both as they are in the files."""
         raise NotImplementedError
 
@@ -54,10 +61,8 @@ class SegmentationDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
         name = self.ids[index]
-        picture, mask = self.read(index)
-        if mask.shape != (picture.height, picture.width):
-            raise SampleError(f"the mask of {name} is of another size ({_size(mask)}) than its picture "
-                              f"({picture.width} x {picture.height})")
+        picture, mask = self.picture_and_mask(index)
+        check_size(name, mask.shape[::-1], picture.size)
         small = TF.resize(Image.fromarray(mask), list(self.size), TF.InterpolationMode.NEAREST)
         return (normalise(squash(picture.convert(self.mode), self.size), self.mean, self.std),
                 torch.from_numpy(np.array(small)).long(), name)
@@ -67,12 +72,16 @@ class SegmentationDataset(Dataset):
         return denormalise(picture, self.mean, self.std)
 
 
-def _size(mask: np.ndarray) -> str:
-    return " x ".join(str(side) for side in mask.shape[::-1])
+def check_size(name: str, mask: tuple[int, ...], picture: tuple[int, int]) -> None:
+    """Raise SampleError where a mask is not of its picture's size, both (width, height)."""
+    if tuple(mask) != tuple(picture):
+        mask, picture = (" x ".join(map(str, size)) for size in (mask, picture))
+        raise SampleError(f"the mask of {name} is of another size ({mask}) than its picture ({picture})")
 
 
 def missing(name: str, root: Path, fetch: str, tree: str) -> UserError:
-    """The error for a data set that is not where it should be: what to fetch, where it goes, what is there."""
+    """The error for a data set that is not where it should be: what to fetch, where it goes, what is
+    there."""
     tree = textwrap.indent(tree.strip("\n"), "    ")
     return UserError(f"{name} is not in {root}.\nFetch {fetch}\nso that it looks like this:\n{tree}\n"
                      f"Found instead: {found_in(root)}")

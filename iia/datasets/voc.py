@@ -1,16 +1,16 @@
 """Pascal VOC 2012, the 1,449 pictures of its segmentation val set."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .pictures import Size, open_picture
-from .segmentation import SampleError, SegmentationDataset, missing
+from .pictures import open_picture
+from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
-FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB) and unpack it there\n"
+FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB)\n"
+         "and unpack it there\n"
          "(or torchvision.datasets.VOCSegmentation(root, download=True))")
 LIST = Path("ImageSets", "Segmentation", "val.txt")
 
@@ -24,10 +24,8 @@ class Voc(SegmentationDataset):
 
     name, default_root = "voc", "data/VOC"
 
-    def __init__(self, root: str | Path = default_root, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, size: Size = 224) -> None:
-        super().__init__(mean, std, size)
-        self.folder = find(Path(root))
+    def open(self, root: Path) -> None:
+        self.folder = find(root)
         try:
             lines = (self.folder / LIST).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as why:
@@ -37,24 +35,28 @@ class Voc(SegmentationDataset):
             raise UserError(f"{self.folder / LIST} names no picture.")
         self.sources = [self.folder / LIST]
 
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         name = self.ids[index]
         picture = open_picture(self.folder / "JPEGImages" / f"{name}.jpg")
         path = self.folder / "SegmentationClass" / f"{name}.png"
         try:
             with Image.open(path) as mask:
-                several = len(mask.getbands()) > 1               # colours; of a palette picture its numbers count, [H, W]
+                check_size(name, mask.size, picture.size)        # before it is decoded
+                several = len(mask.getbands()) > 1  # colours; of a palette picture its numbers count, [H, W]
                 labels = np.array(mask.convert("RGB") if several else mask)
         except FileNotFoundError as why:
             raise SampleError(f"the mask {path} is missing") from why
-        except (OSError, ValueError, SyntaxError) as why:
+        except SampleError:
+            raise
+        except Exception as why:           # each of Pillow's readers has errors of its own
             raise SampleError(f"the mask {path} cannot be decoded ({type(why).__name__})") from why
         return picture, (labels > 0 if labels.ndim == 2 else (labels > 0).any(-1))
 
 
 def find(root: Path) -> Path:
     """The folder VOC2012, as the archive and as torchvision lay it."""
-    for folder in (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root / "TrainVal" / "VOCdevkit" / "VOC2012", root):
+    for below in ("VOCdevkit/VOC2012", "VOC2012", "TrainVal/VOCdevkit/VOC2012", ""):
+        folder = root / below
         if (folder / LIST).is_file():
             return folder
     raise missing("VOC 2012", root, FETCH, f"""

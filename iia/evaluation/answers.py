@@ -1,4 +1,5 @@
-"""What a network says of the class it is asked for: the two numbers that the explanation tests are made of."""
+"""What a network says of the class it is asked for: the two numbers that the explanation tests are made
+of."""
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ def ask(model, pictures: Tensor, classes: Tensor, batch_size: int = 32) -> Tenso
     Returns:
         [N, 2]: 1 where the class is the predicted one, else 0; and its softmax probability.
     """
-    return torch.cat([_answers(model(pictures[rows]), classes[rows]) for rows in chunks(len(pictures), batch_size)])
+    return torch.cat([_answers(model(pictures[rows]), classes[rows])
+                      for rows in chunks(len(pictures), batch_size)])
 
 
 @torch.no_grad()
@@ -24,8 +26,9 @@ def ask_mixtures(model, outside: Tensor, inside: Tensor, ranks: Tensor, counts: 
                  batch_size: int = 32) -> Tensor:
     """The answers for pictures whose first pixels, in an order and up to a count, come from elsewhere.
 
-    Mixture (p, k) is `inside` at the pixels with ranks[p] < counts[k] and `outside[p]` at all others. It is made on
-    the device from the untouched pictures just before it is asked about, so the memory is that of batch_size rows.
+    Mixture (p, k) is `inside` at the pixels with ranks[p] < counts[k] and `outside[p]` at all others. It is
+    made on the device from the whole pictures just before it is asked about, so the memory is that of
+    batch_size rows.
 
     Args:
         outside: normalised pictures, [P, C, H, W].
@@ -55,5 +58,6 @@ def black(model, like: Tensor) -> Tensor:
 
 def _answers(logits: Tensor, classes: Tensor) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    top1 = ((logits.argmax(1) == classes) & ~logits.isnan().any(1)).to(logits.dtype)       # argmax takes NaN for the most
+    # argmax takes NaN for the most
+    top1 = ((logits.argmax(1) == classes) & ~logits.isnan().any(1)).to(logits.dtype)
     return torch.stack([top1, probability(logits, classes)], dim=1)

@@ -1,8 +1,9 @@
 """AIC and SIC: how fast the answer comes back as a blurred picture regains its most relevant pixels.
 
-PAIR's accuracy and softmax information curves (Kapishnikov et al., XRAI, ICCV 2019), as `saliency.metrics.pic`
-computes them, for a batch of maps at once. A picture is blurred by keeping one pixel in a hundred, at random, and
-filling in linearly between them. The information in a picture is the size of its lossless WebP file.
+PAIR's accuracy and softmax information curves (Kapishnikov et al., XRAI, ICCV 2019), as
+`saliency.metrics.pic` computes them, for a batch of maps at once. A picture is blurred by keeping one pixel
+in a hundred, at random, and filling in linearly between them. The information in a picture is the size of its
+lossless WebP file.
 """
 
 import io
@@ -20,50 +21,51 @@ from torch import Tensor
 from ..datasets.pictures import denormalise, normalise
 from .answers import SOFTMAX, TOP1, ask
 
-THRESHOLDS = (.005, .01, .02, .03, .04, .05, .07, .10, .13, .21, .34, .5, .75)     # shares of the pixels shown
+THRESHOLDS = (.005, .01, .02, .03, .04, .05, .07, .10, .13, .21, .34, .5, .75)  # shares of the pixels shown
 KEPT = 0.01                     # the share of the pixels that the blurred picture keeps
 SURE = 0.8                      # pictures that the network answers with less than this have no curve
 POINTS = 1000                   # of a curve, besides its end
-READ = {"AIC": TOP1, "SIC": SOFTMAX}
+COLUMNS = {"AIC": TOP1, "SIC": SOFTMAX}       # of an answer
 
 
 @dataclass(frozen=True)
-class Ends:
-    """Where the curves of a batch begin, at the blurred pictures, and end, at the untouched ones.
+class CurveEndpoints:
+    """Where the curves of a batch begin, at the blurred pictures, and end, at the pictures themselves.
 
     pixels: the pictures, uint8 [B, H, W, C].
     kept: the pixels that every blurred picture keeps, bool [B, H, W].
-    blurred_size, size: bytes as WebP, float64 [B]. blurred, untouched: answers, [B, 2] as `ask`.
+    blurred_size, size: bytes as WebP, float64 [B]. blurred, original: answers, [B, 2] as `ask`.
     """
     pixels: np.ndarray
     kept: np.ndarray
     blurred_size: Tensor
     size: Tensor
     blurred: Tensor
-    untouched: Tensor
+    original: Tensor
 
     def usable(self, column: int) -> Tensor:
-        """Which pictures have a curve, bool [B]: the network is sure of the class, and blurring takes away both
-        its answer and information."""
-        whole, blurred = self.untouched[:, column], self.blurred[:, column]
+        """Which pictures have a curve, bool [B]: the network is sure of the class, and blurring takes away
+        both its answer and information."""
+        whole, blurred = self.original[:, column], self.blurred[:, column]
         return (whole >= SURE) & (blurred < whole) & (self.blurred_size < self.size)
 
 
-def ends_of_curves(model, pictures: Tensor, classes: Tensor, seeds: Sequence[int], untouched: Tensor | None = None,
-                   batch_size: int = 32, exact: bool = False) -> Ends:
+def curve_endpoints(model, pictures: Tensor, classes: Tensor, seeds: Sequence[int],
+                    original: Tensor | None = None, batch_size: int = 32,
+                    exact: bool = False) -> CurveEndpoints:
     """What the curves of all maps of the same pictures share; arguments as `information_curves`."""
-    untouched = ask(model, pictures, classes, batch_size) if untouched is None else untouched
+    original = ask(model, pictures, classes, batch_size) if original is None else original
     pixels = to_pixels(model, pictures)
     kept = np.stack([random_pixels(pixels.shape[1:3], seed) for seed in seeds])
     blurred, blurred_sizes = fill_all(pixels, kept, exact)
     answers = ask(model, from_pixels(model, blurred, pictures), classes, batch_size)
     sizes = torch.tensor([webp_size(picture) for picture in pixels], dtype=torch.float64)
-    return Ends(pixels, kept, blurred_sizes, sizes, answers.double().cpu(), untouched.double().cpu())
+    return CurveEndpoints(pixels, kept, blurred_sizes, sizes, answers.double().cpu(), original.double().cpu())
 
 
 def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str] | None = None,
-                       seeds: Sequence[int] | None = None, ends: Ends | None = None, batch_size: int = 32,
-                       exact: bool = False) -> dict[str, Tensor]:
+                       seeds: Sequence[int] | None = None, endpoints: CurveEndpoints | None = None,
+                       batch_size: int = 32, exact: bool = False) -> dict[str, Tensor]:
     """The accuracy and the softmax information curve of each map.
 
     Args:
@@ -73,47 +75,50 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
         maps: the higher the more relevant, [B, H, W].
         which: "AIC", "SIC" or both (None).
         seeds: of the pixels that each blurred picture keeps, [B]; give a picture the same for all its maps.
-        ends: what `ends_of_curves` returned, where it is known already; then `seeds` has no effect.
+        endpoints: what `curve_endpoints` returned, where it is known already; then `seeds` has no effect.
         batch_size: how many pictures go through the network at once.
-        exact: True fills in from all known pixels, as the library does, not only from those that border on an unknown
-            one. It is up to a hundred times slower; the areas differ by about a thousandth.
+        exact: True fills in from all known pixels, as the library does, not only from those that border on an
+            unknown one. It is up to a hundred times slower; the areas differ by about a thousandth.
 
     Returns:
-        By name, float64 [B, 1001] on the CPU: the answer at information 0, 0.001 ... 1, both scaled from the blurred
-        picture's to the untouched picture's and the answer never falling. NaN where a picture has no curve.
+        By name, float64 [B, 1001] on the CPU: the answer at information 0, 0.001 ... 1, both scaled from the
+        blurred picture's to the picture's own and the answer never falling. NaN where a picture has no curve.
     """
-    if ends is None:
+    if endpoints is None:
         seeds = range(len(pictures)) if seeds is None else seeds
-        ends = ends_of_curves(model, pictures, classes, seeds, batch_size=batch_size, exact=exact)
-    columns = {name: column for name, column in READ.items() if which is None or name in which}
-    usable = {name: ends.usable(column) for name, column in columns.items()}
+        endpoints = curve_endpoints(model, pictures, classes, seeds, batch_size=batch_size, exact=exact)
+    columns = {name: column for name, column in COLUMNS.items() if which is None or name in which}
+    usable = {name: endpoints.usable(column) for name, column in columns.items()}
     curves = {name: torch.full((len(maps), POINTS + 1), torch.nan, dtype=torch.float64) for name in columns}
-    rows = torch.stack(list(usable.values())).any(0).nonzero()[:, 0]     # the others are not worth their pictures
+    # the others are not worth their pictures
+    rows = torch.stack(list(usable.values())).any(0).nonzero()[:, 0]
     if not len(rows):
         return curves
 
-    shown = most_relevant(maps[rows.to(maps.device)]) | ends.kept[rows.numpy(), None]       # [R, T, H, W]
+    shown = most_relevant(maps[rows.to(maps.device)]) | endpoints.kept[rows.numpy(), None]  # [R, T, H, W]
     steps = shown.shape[1]
-    filled, sizes = fill_all(ends.pixels[rows.numpy()].repeat(steps, 0), shown.reshape(-1, *shown.shape[2:]), exact)
+    originals = endpoints.pixels[rows.numpy()].repeat(steps, 0)
+    filled, sizes = fill_all(originals, shown.reshape(-1, *shown.shape[2:]), exact)
     asked = classes[rows.to(classes.device)].repeat_interleave(steps)
     answers = ask(model, from_pixels(model, filled, pictures), asked, batch_size)
     answers = answers.double().cpu().view(len(rows), steps, 2)                              # [R, T, 2]
-    low, high = ends.blurred_size[rows, None], ends.size[rows, None]
+    low, high = endpoints.blurred_size[rows, None], endpoints.size[rows, None]
     information = ((sizes.view(len(rows), steps) - low) / (high - low)).clamp(0, 1)
     for name, column in columns.items():
-        low, high = ends.blurred[rows, column, None], ends.untouched[rows, column, None]
+        low, high = endpoints.blurred[rows, column, None], endpoints.original[rows, column, None]
         regained = ((answers[..., column] - low) / (high - low)).clamp(0, 1).cummax(1).values
         curves[name][rows] = torch.where(usable[name][rows, None], join(information, regained), torch.nan)
     return curves
 
 
 def information_area(curves: Tensor) -> Tensor:
-    """The figure: the area under curves [..., 1001] over 0 ... 1, in [0, 1]; NaN where there is no curve."""
+    """The metric: the area under curves [..., 1001] over 0 ... 1, in [0, 1]; NaN where there is no curve."""
     return torch.trapezoid(curves, dx=1 / POINTS, dim=-1)
 
 
 def join(x: Tensor, y: Tensor) -> Tensor:
-    """The curves through (0, 0), the points (x, y) [B, T] in order of x, and (1, 1), at 1001 points: [B, 1001]."""
+    """The curves through (0, 0), the points (x, y) [B, T] in order of x, and (1, 1), at 1001 points: [B,
+    1001]."""
     zero, one = x.new_zeros(len(x), 1), x.new_ones(len(x), 1)
     x, order = torch.cat([x, zero, one], 1).sort(dim=1, stable=True)
     y = torch.cat([y, zero, one], 1).gather(1, order)
@@ -142,7 +147,8 @@ def most_relevant(maps: Tensor) -> np.ndarray:
 def fill_all(pictures: np.ndarray, known: np.ndarray, exact: bool) -> tuple[np.ndarray, Tensor]:
     """Each picture filled in from its known pixels, uint8 [N, H, W, C], and its size in bytes, float64 [N].
 
-    In as many threads as torch has: the WebP encoder, which takes most of the time, runs outside Python's lock.
+    In as many threads as torch has: the WebP encoder, which takes most of the time, runs outside Python's
+    lock.
     """
     def one(picture, mask):
         filled = fill(picture, mask, exact)
@@ -153,14 +159,15 @@ def fill_all(pictures: np.ndarray, known: np.ndarray, exact: bool) -> tuple[np.n
 
 
 def fill(picture: np.ndarray, known: np.ndarray, exact: bool = False) -> np.ndarray:
-    """The picture with its unknown pixels interpolated linearly over a Delaunay triangulation of the known ones.
+    """The picture with its unknown pixels interpolated linearly over a Delaunay triangulation of the known
+    ones.
 
     Args:
         picture: uint8 [H, W, C].
         known: bool [H, W]; the corners always count as known.
-        exact: triangulate all known pixels. Otherwise those with eight known neighbours are left out: they are no
-            corner of a triangle that holds an unknown pixel. Only where four known pixels lie on one circle may their
-            square then be cut along its other diagonal.
+        exact: triangulate all known pixels. Otherwise those with eight known neighbours are left out: they
+            are no corner of a triangle that holds an unknown pixel. Only where four known pixels lie on one
+            circle may their square then be cut along its other diagonal.
 
     Returns:
         uint8 [H, W, C].
@@ -169,10 +176,11 @@ def fill(picture: np.ndarray, known: np.ndarray, exact: bool = False) -> np.ndar
     if known.all():
         return picture
     corners = known if exact else with_corners(known & ~minimum_filter(known, size=3, mode="nearest"))
-    values = LinearNDInterpolator(np.argwhere(corners), picture[corners].astype(np.float64))(np.argwhere(~known))
+    surface = LinearNDInterpolator(np.argwhere(corners), picture[corners].astype(np.float64))
+    values = surface(np.argwhere(~known))
     values = np.where(np.isnan(values), picture.mean((0, 1)), values)
     filled = picture.copy()
-    filled[~known] = values.astype(np.float32).round()          # in float32, as the library: it decides on x.5
+    filled[~known] = values.astype(np.float32).round()  # in float32, as the library: it decides on x.5
     return filled
 
 

@@ -14,12 +14,12 @@ def seen_through(model, pictures: Tensor, maps: Tensor) -> Tensor:
     return torch.lerp(black(model, pictures), pictures, maps[:, None].to(pictures.dtype))
 
 
-def masked_softmax(model, pictures: Tensor, classes: Tensor, maps: Tensor, untouched: Tensor | None = None,
+def masked_softmax(model, pictures: Tensor, classes: Tensor, maps: Tensor, original: Tensor | None = None,
                    batch_size: int = 32) -> tuple[Tensor, Tensor]:
     """The probability of the class for the picture, Y [B], and for what its map leaves of it, O [B]."""
-    untouched = ask(model, pictures, classes, batch_size) if untouched is None else untouched
+    original = ask(model, pictures, classes, batch_size) if original is None else original
     seen = ask(model, seen_through(model, pictures, maps), classes, batch_size)
-    return untouched[:, SOFTMAX], seen[:, SOFTMAX]
+    return original[:, SOFTMAX], seen[:, SOFTMAX]
 
 
 def average_drop(whole: Tensor, seen: Tensor) -> Tensor:

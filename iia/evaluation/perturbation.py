@@ -1,8 +1,8 @@
 """Perturbation tests: what the answer becomes as a map's most, or least, relevant pixels are taken away.
 
-POS and DEL mask the most relevant pixels first, NEG and INS the least relevant; POS and NEG read top-1, DEL and INS
-the softmax. So one set of masked pictures serves POS with DEL, and another NEG with INS (METHOD.md, section 8).
-`DEL_rise` and `INS_rise` are RISE's own deletion and insertion, on another scale.
+POS and DEL mask the most relevant pixels first, NEG and INS the least relevant; POS and NEG read top-1, DEL
+and INS the softmax. So one set of masked pictures serves POS with DEL, and another NEG with INS (METHOD.md,
+section 8). `DEL_rise` and `INS_rise` are RISE's own deletion and insertion, on another scale.
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from .answers import SOFTMAX, TOP1, ask, ask_mixtures, black
 
 FRACTIONS = tuple(tenths / 10 for tenths in range(10))       # 0, 10 ... 90 % of the pixels masked
-READ = {"POS": ("most", TOP1), "NEG": ("least", TOP1), "DEL": ("most", SOFTMAX), "INS": ("least", SOFTMAX)}
+CURVES = {"POS": ("most", TOP1), "NEG": ("least", TOP1), "DEL": ("most", SOFTMAX), "INS": ("least", SOFTMAX)}
 RISE_STEP = 224                                              # pixels replaced from one point to the next
 RISE_KERNEL, RISE_SIGMA = 11, 5                              # pixels, of the blur that insertion starts from
 
@@ -21,8 +21,8 @@ RISE_KERNEL, RISE_SIGMA = 11, 5                              # pixels, of the bl
 def ranks(maps: Tensor) -> Tensor:
     """Each pixel's place among its map's, 0 = the most relevant: maps [B, H, W] -> int64 [B, H, W].
 
-    The sort is stable: pixels of equal relevance keep their reading order, so the same map has the same ranks on
-    every machine. The least relevant first is the same order from its end.
+    The sort is stable: pixels of equal relevance keep their reading order, so the same map has the same ranks
+    on every machine. The least relevant first is the same order from its end.
     """
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -30,7 +30,7 @@ def ranks(maps: Tensor) -> Tensor:
 
 
 def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str] | None = None,
-                  untouched: Tensor | None = None, batch_size: int = 32) -> dict[str, Tensor]:
+                  original: Tensor | None = None, batch_size: int = 32) -> dict[str, Tensor]:
     """The curves of POS, NEG, DEL and INS at 0, 10 ... 90 % of the pixels masked to black.
 
     Args:
@@ -39,29 +39,30 @@ def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which:
         classes: [B], int64.
         maps: the higher the more relevant, [B, H, W].
         which: the names that are wanted; None = all four.
-        untouched: the answers for the pictures themselves, [B, 2], where they are known already.
+        original: the answers for the pictures themselves, [B, 2], where they are known already.
         batch_size: how many masked pictures go through the network at once.
 
     Returns:
-        By name, [B, 10] in [0, 1]; the first column is the untouched picture's.
+        By name, [B, 10] in [0, 1]; the first column is the picture's own.
     """
-    names = [name for name in READ if which is None or name in which]
-    orders = sorted({READ[name][0] for name in names})                              # of "least", "most"
+    names = [name for name in CURVES if which is None or name in which]
+    orders = sorted({CURVES[name][0] for name in names})                              # of "least", "most"
     if not names:
         return {}
-    untouched = ask(model, pictures, classes, batch_size) if untouched is None else untouched
+    original = ask(model, pictures, classes, batch_size) if original is None else original
     rank, pixels = ranks(maps), maps[0].numel()
     rank = torch.cat([rank if order == "most" else pixels - 1 - rank for order in orders])    # [O·B, H, W]
     counts = torch.tensor([round(f * pixels) for f in FRACTIONS[1:]], device=maps.device)
     masked = ask_mixtures(model, pictures.repeat(len(orders), 1, 1, 1), black(model, pictures), rank, counts,
                           classes.repeat(len(orders)), batch_size)                            # [O·B, 9, 2]
-    curves = torch.cat([untouched[:, None].repeat(len(orders), 1, 1), masked], dim=1)         # [O·B, 10, 2]
+    curves = torch.cat([original[:, None].repeat(len(orders), 1, 1), masked], dim=1)         # [O·B, 10, 2]
     by_order = dict(zip(orders, curves.chunk(len(orders))))
-    return {name: by_order[order][..., column] for name, (order, column) in READ.items() if name in names}
+    return {name: by_order[order][..., column] for name, (order, column) in CURVES.items() if name in names}
 
 
 def masked_area(curves: Tensor) -> Tensor:
-    """The paper's figure: 100 x the area under curves [..., 10] over 0 ... 0.9, not divided by 0.9 (so at most 90)."""
+    """The paper's metric: 100 x the area under curves [..., 10] over 0 ... 0.9, not divided by 0.9 (so at
+    most 90)."""
     return 100 * torch.trapezoid(curves, dx=FRACTIONS[1], dim=-1)
 
 
@@ -69,8 +70,8 @@ def rise_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: s
                 batch_size: int = 32) -> dict[str, Tensor]:
     """RISE's deletion and insertion: the softmax as 224 pixels a step, the most relevant first, are replaced.
 
-    `DEL_rise` replaces the picture by 0 after normalisation, the mean colour. `INS_rise` replaces its blur by the
-    picture. 225 passes for a picture of 224 x 224 and each curve. Arguments as `masked_curves`.
+    `DEL_rise` replaces the picture by 0 after normalisation, the mean colour. `INS_rise` replaces its blur by
+    the picture. 225 passes for a picture of 224 x 224 and each curve. Arguments as `masked_curves`.
 
     Returns:
         By name, [B, steps + 1] in [0, 1].
@@ -91,7 +92,7 @@ def rise_counts(pixels: int) -> list[int]:
 
 
 def rise_area(curves: Tensor) -> Tensor:
-    """RISE's figure: the area under curves [..., K] over 0 ... 1, in [0, 1]."""
+    """RISE's metric: the area under curves [..., K] over 0 ... 1, in [0, 1]."""
     return torch.trapezoid(curves, dx=1 / (curves.shape[-1] - 1), dim=-1)
 
 

@@ -56,6 +56,14 @@ def test_classes_that_are_not_the_networks(line, said, tmp_path):
     assert pics == [] and said in problem
 
 
+def test_a_line_that_repeats_another_is_named_and_counts_once(tmp_path):
+    path = tmp_path / "pics.txt"
+    path.write_text("a.png 0\nb.png 0\na.png cat\na.png 1\na.png 0\n")
+    pics, problems = read_pics(path, ".", 2, ["cat", "dog"])
+    assert [(pic.path.name, pic.target) for pic in pics] == [("a.png", 0), ("b.png", 0), ("a.png", 1)]
+    assert problems == [f"{path}:{line}: a.png with class 0 is listed already in {path}:1" for line in (3, 5)]
+
+
 @pytest.mark.parametrize("content", ["", "# nothing\n\n"])
 def test_an_empty_list(content, tmp_path):
     (tmp_path / "pics.txt").write_text(content)
@@ -147,7 +155,7 @@ def test_the_photographs_are_put_in_place_once(tmp_path):
 
 def test_pictures_whose_files_would_overwrite_each_other(tmp_path):
     path = tmp_path / "pics.txt"
-    path.write_text("a.png 3\nb.png 3\na.jpg 3\na.jpg 4\na.png 3\n")
+    path.write_text("a.png 3\nb.png 3\na.jpg 3\na.jpg 4\n")
     pics, twins = drop_name_clashes(read_pics(path, ".")[0])
-    assert [(pic.path.name, pic.target) for pic in pics] == [("a.png", 3), ("b.png", 3), ("a.jpg", 4), ("a.png", 3)]
+    assert [(pic.path.name, pic.target) for pic in pics] == [("a.png", 3), ("b.png", 3), ("a.jpg", 4)]
     assert twins == [f"{path}:3: the files of a.jpg would overwrite those of a.png; rename one"]

@@ -1,8 +1,10 @@
 """The three segmentation data sets, on trees that are built here in the layout of the real ones."""
 
 import json
+import math
 import pickle
 import shutil
+import zlib
 
 import h5py
 import numpy as np
@@ -19,7 +21,7 @@ from iia.datasets.segmentation import SampleError
 from iia.datasets.voc import Voc
 from iia.errors import UserError
 from tests.segmentation_trees import (annotation_file, box, coco_masks, coco_tree, compressed, gtsegs_tree, picture,
-                                      voc_labels, voc_tree)
+                                      voc_labels, voc_tree, write_annotations)
 from tests.segmentation_trees import runs as coco_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")      # pycocotools under NumPy 2
@@ -109,17 +111,76 @@ def test_coco_without_annotations(tmp_path):
         Coco(tmp_path)
 
 
-@pytest.mark.parametrize("segmentation", [
-    [], [[]], [[1, 2, 3]], None, {"size": [40, 60]}, {"size": [9, 9], "counts": "abc"}, {"size": [2, 2], "counts": [4]},
-])
-def test_coco_instance_that_cannot_be_decoded(tmp_path, segmentation):
-    content = json.loads(annotation_file(coco_tree(tmp_path)).read_text())
-    content["annotations"][0]["segmentation"] = segmentation                    # picture 30's
-    annotation_file(tmp_path).write_text(json.dumps(content))
-    data = Coco(tmp_path)
+SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]             # 400 pixels
+BROKEN = [[[1, 2, 3]], [SQUARE, [1, 2, 3]], {"size": [40, 60]}, {"size": [9, 9], "counts": "abc"}, "abc", [SQUARE, None],
+          {"size": [2, 2], "counts": [4]}, [[*SQUARE[:-1], math.nan]], [[*SQUARE[:-1], math.inf]], [[*SQUARE[:-1], 2e8]]]
+EMPTY = [[], [[]], None, "no key", [[1, 2, 3, 4]]]
+
+
+def annotated(root, *segmentations):
+    """A tree whose picture 30, 60 x 40, has these annotations."""
+    content = json.loads(annotation_file(coco_tree(root)).read_text())
+    own = [{"id": 900 + i, "image_id": 30, "segmentation": what} for i, what in enumerate(segmentations)]
+    for annotation in own:
+        if annotation["segmentation"] == "no key":
+            del annotation["segmentation"]
+    content["annotations"] = own + content["annotations"][1:]
+    write_annotations(root, content)
+    return Coco(root)
+
+
+@pytest.mark.parametrize("segmentation", BROKEN + EMPTY)
+def test_coco_annotation_that_cannot_be_decoded(tmp_path, segmentation):
+    data = annotated(tmp_path, segmentation)
     with pytest.raises(SampleError, match="an annotation of picture 30 cannot be decoded"):
         data[2]
     data[1]
+
+
+@pytest.mark.parametrize("nothing", EMPTY)
+def test_coco_the_good_parts_count(tmp_path, nothing):
+    """An annotation without a shape beside a good one; a part of two points before and behind a good one."""
+    wanted = np.zeros((40, 60), bool)
+    wanted[10:30, 10:30] = True
+    data = annotated(tmp_path, nothing, [SQUARE])
+    assert np.array_equal(data.picture_and_mask(2)[1], wanted)
+    for parts in ([SQUARE, [1, 2, 3, 4]], [[1, 2, 3, 4], SQUARE]):
+        assert np.array_equal(annotated(tmp_path, parts).picture_and_mask(2)[1], wanted)
+
+
+def test_coco_polygon_that_leaves_the_picture_ends_at_its_border(tmp_path):
+    mask = annotated(tmp_path, [[50, -5, 75, -5, 75, 10, 50, 10]]).picture_and_mask(2)[1]
+    assert mask[:10, 50:].all() and mask.sum() == 100
+
+
+@pytest.mark.parametrize("size", [(10**9, 60), (60000, 60000), (40, 61), (None, None)])
+def test_coco_size_that_is_not_the_pictures(tmp_path, size):
+    content = json.loads(annotation_file(coco_tree(tmp_path)).read_text())
+    content["images"][0] |= {"height": size[0], "width": size[1]}
+    write_annotations(tmp_path, content)
+    with pytest.raises(SampleError, match="picture 30 is listed as .*, but is 60 x 40"):
+        Coco(tmp_path)[2]
+
+
+def test_coco_masks_are_pycocotools_own(tmp_path):
+    """Against the union of annToMask on shapes of every kind, a crowd among them."""
+    data = Coco(coco_tree(tmp_path))
+    for index, number in enumerate(data.numbers):
+        masks = [data.coco.annToMask(own) for own in data.coco.imgToAnns[number]]
+        assert np.array_equal(data.picture_and_mask(index)[1], np.maximum.reduce(masks) > 0)
+
+
+@pytest.mark.parametrize("number", ["1e999", '"ten"'])
+def test_coco_odd_ids_are_one_sentence_or_a_skip(tmp_path, number):
+    path = annotation_file(coco_tree(tmp_path))
+    path.write_text(path.read_text().replace('"image_id": 30', f'"image_id": {number}'))
+    try:
+        data = Coco(tmp_path)
+    except UserError as why:
+        assert "cannot be read as COCO's instances" in str(why)
+    else:
+        with pytest.raises(SampleError, match="not in the list"):
+            data[2]
 
 
 def test_coco_picture_that_is_not_listed(tmp_path):
@@ -179,6 +240,19 @@ def test_voc_pictures_and_masks_that_are_missing_or_broken(tmp_path):
             data[index]
 
 
+@pytest.mark.parametrize("side, said", [(20000, "cannot be decoded .DecompressionBombError"), (9000, "another size")])
+def test_voc_mask_that_is_huge_is_not_decoded(tmp_path, side, said, monkeypatch):
+    folder = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
+    path = folder / "SegmentationClass" / "2008_000000.png"
+    Image.new("1", (60, 40)).save(path)
+    whole = bytearray(path.read_bytes())                    # the header alone says the size
+    whole[16:24] = side.to_bytes(4, "big") * 2
+    whole[29:33] = zlib.crc32(whole[12:29]).to_bytes(4, "big")
+    path.write_bytes(whole)
+    with pytest.raises(SampleError, match=said):
+        Voc(tmp_path)[0]
+
+
 def test_voc_mask_of_another_size(tmp_path):
     folder = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
     shutil.copy(folder / "SegmentationClass" / "2008_000001.png", folder / "SegmentationClass" / "2008_000000.png")
@@ -192,7 +266,7 @@ def test_gtsegs_axes_and_first_annotation(tmp_path):
     data = ImageNetSegmentation(gtsegs_tree(tmp_path))
     assert data.ids == ["0", "1", "2"]
     for index in range(3):
-        pixels, mask = data.read(index)
+        pixels, mask = data.picture_and_mask(index)
         assert np.array_equal(np.asarray(pixels), picture(index)) and np.array_equal(mask, box(index))
         assert torch.equal(data[index][1], nearest(box(index)))
 
@@ -201,14 +275,6 @@ def test_gtsegs_in_the_projects_root(tmp_path, monkeypatch):
     gtsegs_tree(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert len(ImageNetSegmentation("data")) == 3
-
-
-def test_gtsegs_is_opened_anew_in_a_process_that_was_forked(tmp_path, monkeypatch):
-    data = ImageNetSegmentation(gtsegs_tree(tmp_path))
-    own = data.file
-    assert data.file is own
-    monkeypatch.setattr("os.getpid", lambda: -1)
-    assert data.file is not own
 
 
 def test_gtsegs_cut_short_or_foreign(tmp_path):
@@ -236,9 +302,17 @@ def test_gtsegs_sample_that_is_broken(tmp_path):
         file["#refs#/gt1"][0, 0] = file.create_dataset("#refs#/words", data="no mask").ref
         file["#refs#/gt2"][0, 0] = file.create_dataset("#refs#/other", data=np.ones((5, 6), np.uint8)).ref
     data = ImageNetSegmentation(tmp_path)
-    for index, said in enumerate(["picture 0 of .* broken", "picture 1 of .* broken", "another size"]):
+    for index, said in enumerate(["picture 0 of .* broken", "1 is of another size", "2 is of another size"]):
         with pytest.raises(SampleError, match=said):
             data[index]
+
+
+def test_gtsegs_mask_that_is_huge_is_not_read(tmp_path):
+    with h5py.File(gtsegs_tree(tmp_path) / "gtsegs_ijcv.mat", "r+") as file:
+        huge = file.create_dataset("#refs#/huge", (60000, 60000), np.float64, chunks=(100, 100))     # nothing is stored
+        file["#refs#/gt0"][0, 0] = huge.ref
+    with pytest.raises(SampleError, match="0 is of another size"):
+        ImageNetSegmentation(tmp_path)[0]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -248,12 +322,12 @@ def test_coco_runs_of_a_compressed_code(seed):
     assert coco.runs(compressed(mask)["counts"]) == coco_runs(mask)["counts"]
 
 
-@pytest.mark.parametrize("code", [[5, 5], [9999], [3168, -1, 1], [], "", "05", "ZZZZZZ", "~~", b"oo1"])
-@pytest.mark.parametrize("beside", [[], [[0, 0, 8, 0, 8, 8, 0, 8]]])
-def test_coco_code_that_does_not_fill_its_mask(code, beside):
-    segmentations = [{"size": [66, 48], "counts": code}] + ([beside] if beside else [])
-    with pytest.raises(SampleError, match="an annotation of picture 7 cannot be decoded"):
-        coco.union(7, segmentations, 66, 48)
+@pytest.mark.parametrize("code", [[5, 5], [9999], [2399, -1, 2], [1], "", "05", "ZZZZZZ", "~~"])
+@pytest.mark.parametrize("beside", [[], [[[0, 0, 8, 0, 8, 8, 0, 8]]]])
+def test_coco_code_that_does_not_fill_its_mask(tmp_path, code, beside):
+    data = annotated(tmp_path, {"size": [40, 60], "counts": code}, *beside)
+    with pytest.raises(SampleError, match="an annotation of picture 30 cannot be decoded"):
+        data[2]
 
 
 def test_gtsegs_elsewhere_is_not_taken_for_the_folder_that_was_named(tmp_path, monkeypatch):

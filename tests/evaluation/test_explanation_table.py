@@ -8,21 +8,29 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 import iia
 from iia import explanation_table, settings
+from iia.evaluation import comparison, given_maps
 from iia.datasets.photographs import NAMES, photograph
 from iia.datasets.pictures import load_pictures
 from iia.errors import UserError
 from iia.evaluation.explanation_tests import PAPER, score
+from iia.evaluation.runner import Run
 from tests.evaluation.toys import Scrambles
 
 ROOT = Path(__file__).resolve().parents[2]
 SIX = list(PAPER[:6])
 FOLDER = "list_toy_1_paper_target"
+
+
+def results(place, name=FOLDER, under="results"):
+    """The folder of results whose name begins so, the latest where settings have changed."""
+    return max((place / under).glob(f"{name}_????????"), key=lambda path: path.stat().st_mtime_ns)
 
 
 @pytest.fixture
@@ -40,7 +48,8 @@ def place(tmp_path):
 def chosen(place, **more):
     values = dict(operations=["random", "mine"], figures=SIX, explained_class="target", definition="paper",
                   device="cpu", batch_size=8, precision="fp32", images_dir=str(place), pics_file=str(place / "list.txt"),
-                  max_images=None, heatmaps_dir=str(place / "maps"), num_workers=0, results_dir=str(place / "results"))
+                  max_images=None, heatmaps_dir=str(place / "maps"), num_workers=0, results_dir=str(place / "results"),
+                  FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=1)
     return settings.Settings(**values | more)
 
 
@@ -61,12 +70,12 @@ def test_maps_made_elsewhere(place, capsys):
     """The table's figures are those of `score`; what cannot be used is named, counted and an exit code of 1."""
     write_maps(place)
     model = Scrambles()
-    assert explanation_table.table(model, chosen(place), "last", 1) == 1
-    folder = place / "results" / FOLDER
+    assert explanation_table.table(model, chosen(place)) == 1
+    folder = results(place)
     said = capsys.readouterr()
     assert "broken.png" in said.err and "list.txt:3" in said.err
     files = {path.name for path in folder.iterdir()}
-    assert files == {"per_image.csv", "summary.json", "settings.json", "curves.npz", "curves.png"}
+    assert files == {".claims", "batches", "per_image.csv", "summary.json", "settings.json", "curves.npz", "curves.png"}
 
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["pictures"], summary["skipped"]["count"], summary["degenerate"]) == (5, 2, {"random": 0, "mine": 0})
@@ -94,19 +103,19 @@ def test_missing_misshapen_and_constant_maps(place, capsys):
     np.save(place / "maps" / "p1_mine_toy.npy", np.zeros((7, 7)))
     np.save(place / "maps" / "p2_mine_toy.npy", np.full((16, 16), 3.0))
     (place / "maps" / "p3_mine_toy.npy").write_bytes(b"")
-    assert explanation_table.table(Scrambles(), chosen(place), "last", 1) == 1
+    assert explanation_table.table(Scrambles(), chosen(place)) == 1
     said = capsys.readouterr()
     for what in ("p1_mine_toy.npy holds no map (it is [7, 7], not [16, 16])", "p3_mine_toy.npy holds no map",
                  "p4_mine_toy.npy is missing"):
         assert what in said.err, what
-    summary = json.loads((place / "results" / FOLDER / "summary.json").read_text())
+    summary = json.loads((results(place) / "summary.json").read_text())
     assert summary["counts"]["mine"]["POS"] == 2 and summary["counts"]["random"]["POS"] == 5
     assert summary["degenerate"] == {"random": 0, "mine": 1} and "1 degenerate" in said.out
 
     write_maps(place)                                        # better ones: the old figures do not stand for them
-    explanation_table.table(Scrambles(), chosen(place), "last", 1)
-    assert "is begun anew, because maps changed" in capsys.readouterr().err
-    summary = json.loads((place / "results" / FOLDER / "summary.json").read_text())
+    explanation_table.table(Scrambles(), chosen(place))
+    assert len(list((place / "results").iterdir())) == 2
+    summary = json.loads((results(place) / "summary.json").read_text())
     assert summary["counts"]["mine"]["POS"] == 5
 
 
@@ -116,7 +125,7 @@ def test_maps_of_no_picture_in_common(place, capsys):
         (place / "maps" / "p0_mine_toy.npy").with_name(f"{name}_other_toy.npy").write_bytes(
             (place / "maps" / "p0_mine_toy.npy").read_bytes())
     (place / "maps" / "p4_other_toy.npy").write_bytes(b"PK no archive")
-    assert explanation_table.table(Scrambles(), chosen(place, operations=["mine", "other"]), "last", 1) == 1
+    assert explanation_table.table(Scrambles(), chosen(place, operations=["mine", "other"])) == 1
     said = capsys.readouterr()
     assert "other" in said.out and "p4_other_toy.npy holds no map" in said.err
 
@@ -124,32 +133,31 @@ def test_maps_of_no_picture_in_common(place, capsys):
 def test_resume_after_a_kill(place, monkeypatch):
     """What was done is not asked again, and the files end up the same to the last digit."""
     write_maps(place)
-    whole = chosen(place, results_dir=str(place / "whole"))
-    explanation_table.table(Scrambles(), whole, "last", 1)
+    explanation_table.table(Scrambles(), chosen(place, results_dir=str(place / "whole")))
 
-    measure, calls = explanation_table.Judge.score, []
+    save, saved = Run.save, []
 
-    def until_the_third(self, batch):
-        calls.append(batch.indices)
-        if len(calls) == 3:
+    def until_the_third(self, batch, rows):
+        saved.append(batch.number)
+        if len(saved) == 3:
             raise KeyboardInterrupt
-        return measure(self, batch)
-    monkeypatch.setattr(explanation_table.Judge, "score", until_the_third)
+        save(self, batch, rows)
+    monkeypatch.setattr(Run, "save", until_the_third)
     with pytest.raises(KeyboardInterrupt):
-        explanation_table.table(Scrambles(), chosen(place), "last", 1)
-    explanation_table.table(Scrambles(), chosen(place), "last", 1)
-    assert calls[3:] == [calls[2]]                       # pictures 5 to 7, of which two are broken
+        explanation_table.table(Scrambles(), chosen(place))
+    explanation_table.table(Scrambles(), chosen(place))
+    assert saved == [0, 1, 2, 2, 3]
     for name in ("per_image.csv", "curves.png"):
-        assert (place / "whole" / FOLDER / name).read_bytes() == (place / "results" / FOLDER / name).read_bytes()
+        assert (results(place, under="whole") / name).read_bytes() == (results(place) / name).read_bytes()
 
 
 def test_random_maps_are_a_picture_s_own(place):
     write_maps(place)
-    explanation_table.table(Scrambles(), chosen(place), "last", 1)
-    explanation_table.table(Scrambles(), chosen(place, batch_size=100, results_dir=str(place / "other")), "last", 1)
-    one, other = (rows_of(place / name / FOLDER) for name in ("results", "other"))
+    explanation_table.table(Scrambles(), chosen(place))
+    explanation_table.table(Scrambles(), chosen(place, batch_size=100, results_dir=str(place / "other")))
+    one, other = (rows_of(results(place, under=name)) for name in ("results", "other"))
     assert [row["DEL"][:6] for row in one] == [row["DEL"][:6] for row in other]
-    maps = explanation_table.random_maps(torch.zeros(3, 3, 16, 16), [1, 2, 1], "bicubic")
+    maps = given_maps.random_maps(torch.zeros(3, 3, 16, 16), [1, 2, 1], "bicubic")
     assert torch.equal(maps[0], maps[2]) and not torch.equal(maps[0], maps[1]) and maps.amin() == 0 and maps.amax() == 1
 
 
@@ -157,13 +165,37 @@ def test_comparing_operations():
     """b is better than a by 1 on every picture, c by nothing on average; lower is better for DEL."""
     a = np.random.default_rng(0).normal(50, 10, 100)
     noise = np.random.default_rng(1).normal(0, 1, 100)
-    values = np.stack([a, a + 1, a + 1 + noise - noise.mean() - 1e-9], 1)[:, :, None]
-    said = explanation_table.compare(values, ["a", "b", "c"], ["NEG"])
+    values = {"a": a, "b": a + 1, "c": a + 1 + noise - noise.mean() - 1e-9}
+
+    def compared(name, values):
+        rows = {operation: pd.DataFrame({"index": np.arange(len(own)), name: own}) for operation, own in values.items()}
+        return comparison.compare(rows, [name])
+    said = compared("NEG", values)
     assert said["best"] == {"NEG": "b"} and said["behind the best"]["a"]["NEG"] == pytest.approx([-1, -1])
-    assert [explanation_table.mark(said, name, "NEG") for name in "abc"] == [" ", "*", "="]
-    assert explanation_table.compare(values, ["a", "b", "c"], ["DEL"])["best"] == {"DEL": "a"}
-    nothing = explanation_table.compare(values * np.nan, ["a", "b", "c"], ["NEG"])
-    assert nothing["intervals"]["a"]["NEG"] == [None, None]
+    assert [comparison.mark(said, name, "NEG") for name in "abc"] == [" ", "*", "="]
+    assert compared("DEL", values)["best"] == {"DEL": "a"}
+    nothing = compared("NEG", {name: own * np.nan for name, own in values.items()})
+    assert nothing["intervals"]["a"]["NEG"] == [None, None] and nothing["best"] == {"NEG": None}
+    assert nothing["counts"]["a"] == {"NEG": 0} and comparison.mark(nothing, "a", "NEG") == " "
+
+
+def test_rows_are_compared_picture_by_picture():
+    """Operations that have other pictures, in another order: the difference is that of the pictures in common."""
+    one = pd.DataFrame({"index": [0, 1, 2, 5], "NEG": [10.0, 20, 30, 90]})
+    two = pd.DataFrame({"index": [5, 2, 1], "NEG": [91.0, 31, 21]})
+    said = comparison.compare({"one": one, "two": two}, ["NEG"])
+    assert said["best"] == {"NEG": "two"} and said["counts"] == {"one": {"NEG": 4}, "two": {"NEG": 3}}
+    assert said["behind the best"]["one"]["NEG"] == [-1, -1]
+
+
+def test_the_same_rows_are_marked_as_no_different(capsys):
+    rows = pd.DataFrame({"index": range(5), "NEG": [1.0, 2, 3, 4, 5]})
+    said = comparison.compare({"a": rows, "b": rows}, ["NEG"]) | {"figures": {"a": {"NEG": 3}, "b": {"NEG": 3}}}
+    assert [comparison.mark(said, name, "NEG") for name in "ab"] == ["*", "="]
+    comparison.print_table(said)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:4:2]] == [["a", "3.00*", "5"], ["b", "3.00=", "5"]]
+    assert "= not significantly different from it at 95 %" in lines[-1]
 
 
 @pytest.mark.parametrize("wrong, said", [
@@ -174,7 +206,7 @@ def test_comparing_operations():
     ({"heatmaps_dir": "nowhere"}, "is no folder"), ({"batch_size": 0}, "at least 1")])
 def test_wrong_settings_are_found_first(place, wrong, said):
     with pytest.raises(UserError, match=said):
-        explanation_table.table(Scrambles(), chosen(place, **wrong), "last", 1)
+        explanation_table.table(Scrambles(), chosen(place, **wrong))
     assert not (place / "results").exists()
 
 
@@ -188,9 +220,9 @@ def test_predicted_class_is_explained_and_the_target_asked_for(place):
     rows = {}
     for which in ("target", "predicted"):
         how = chosen(place, operations=["iia-ablation-ac"], figures=["POS", "INS"], heatmaps_dir=None,
-                     explained_class=which)
-        assert explanation_table.table(model, how, "last", 3) == 0
-        rows[which], = rows_of(place / "results" / f"list_efficientnet_lite0_9_paper_{which}")
+                     explained_class=which, INTERPOLATION_STEPS=3)
+        assert explanation_table.table(model, how) == 0
+        rows[which], = rows_of(results(place, f"list_efficientnet_lite0_9_paper_{which}"))
     pictures = load_pictures([place / "cat.png"], model)
     cat = iia.predict(model, pictures).item()
     assert {row["target"] for row in rows.values()} == {"3"} and {row["top1"] for row in rows.values()} == {"0.0"}
@@ -213,18 +245,43 @@ def test_both_definitions_in_one_table_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines()[:7] if not line.startswith(" ")]
     assert names == ["operation", "random", "iia-ablation-ac", "iia-ablation-ac@release"]
-    folder = tmp_path / "explanation_results" / "pics_efficientnet_lite0_9_paper_target"
+    folder = results(tmp_path, "pics_efficientnet_lite0_9_paper_target", "explanation_results")
     figures = json.loads((folder / "summary.json").read_text())["figures"]
     assert list(figures) == ["random", "iia-ablation-ac", "iia-ablation-ac@release"]
     assert figures["iia-ablation-ac"]["INS"] != figures["iia-ablation-ac@release"]["INS"]
     assert figures["random"]["INS"] < figures["iia-ablation-ac"]["INS"]
 
 
-def test_of_several_processes_the_first_alone_says_that_pictures_were_skipped(place, monkeypatch, capsys):
-    """torchrun stops all processes when one ends with an error: the report would be cut short."""
+def test_a_process_that_has_nothing_to_do_leaves_the_table_to_the_first(place, monkeypatch, capsys):
+    """torchrun stops all processes when one ends with an error: it is the one that has made the table."""
     write_maps(place)
-    assert explanation_table.table(Scrambles(), chosen(place), "last", 1) == 1
+    assert explanation_table.table(Scrambles(), chosen(place)) == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     capsys.readouterr()
-    assert explanation_table.table(Scrambles(), chosen(place), "last", 1) == 0
+    assert explanation_table.table(Scrambles(), chosen(place)) == 0
     assert "operation" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("values, said", [
+    ([[np.nan]], "not all of its numbers are finite"), ([[np.inf]], "not all of its numbers are finite"),
+    ([[1j]], "it is of complex128, no real numbers"), ([["one"]], "it is of <U3, no real numbers")])
+def test_maps_that_are_no_real_numbers_are_skipped_and_named(place, capsys, values, said):
+    write_maps(place)
+    saliency = np.array(np.broadcast_to(values, (16, 16)))
+    if saliency.dtype == float:
+        saliency = np.where(np.arange(256).reshape(16, 16) == 7, saliency, np.random.default_rng(0).random((16, 16)))
+    np.save(place / "maps" / "p2_mine_toy.npy", saliency)
+    assert explanation_table.table(Scrambles(), chosen(place)) == 1
+    assert f"p2_mine_toy.npy holds no map ({said})" in capsys.readouterr().err
+    summary = json.loads((results(place) / "summary.json").read_text())
+    assert summary["counts"]["mine"]["POS"] == 4 and summary["degenerate"]["mine"] == 0
+    assert len(summary["skipped"]["reasons"]) == 3
+
+
+def test_a_line_twice_is_counted_once(place, capsys):
+    write_maps(place)
+    (place / "list.txt").write_text("p0.png 0\np1.png 1\np0.png 0\np0.png 1\n")
+    assert explanation_table.table(Scrambles(), chosen(place)) == 1
+    assert "list.txt:3: p0.png with class 0 is listed already" in capsys.readouterr().err
+    assert json.loads((results(place) / "summary.json").read_text())["pictures"] == 3

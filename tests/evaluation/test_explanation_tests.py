@@ -10,7 +10,7 @@ from scipy import ndimage
 from iia.datasets.pictures import denormalise, normalise
 from iia.errors import UserError
 from iia.evaluation import perturbation
-from iia.evaluation.explanation_tests import FIGURES, PAPER, axes, look, score
+from iia.evaluation.explanation_tests import METRICS, PAPER, axes, score, score_originals
 
 from tests.evaluation.toys import ReadsOnePixel, Scrambles
 
@@ -41,15 +41,15 @@ def area(curve):
 def test_one_pixel(share, masked_at, kept_until):
     """From POS's side the pixel goes at step `masked_at`; from NEG's it stays until step `kept_until`."""
     model = ReadsOnePixel()
-    figures, curves = score(model, lit(), torch.tensor([1]), map_with_rank(model, share), SIX)
+    metrics, curves = score(model, lit(), torch.tensor([1]), map_with_rank(model, share), SIX)
     most = [1.0 if k < masked_at else 0.0 for k in range(10)]
     least = [1.0 if k <= kept_until else 0.0 for k in range(10)]
     assert curves["POS"][0].tolist() == most
     assert curves["NEG"][0].tolist() == least
-    assert figures["POS"].item() == pytest.approx(area(most))
-    assert figures["NEG"].item() == pytest.approx(area(least))
-    assert figures["DEL"].item() == pytest.approx(area([SURE if kept else UNSURE for kept in most]))
-    assert figures["INS"].item() == pytest.approx(area([SURE if kept else UNSURE for kept in least]))
+    assert metrics["POS"].item() == pytest.approx(area(most))
+    assert metrics["NEG"].item() == pytest.approx(area(least))
+    assert metrics["DEL"].item() == pytest.approx(area([SURE if kept else UNSURE for kept in most]))
+    assert metrics["INS"].item() == pytest.approx(area([SURE if kept else UNSURE for kept in least]))
 
 
 def test_most_is_ninety():
@@ -71,7 +71,7 @@ def test_perfect_map_is_best_and_random_map_in_between():
                           for maps in (perfect, noise, worst))
     for name in best:
         order = [values[name].mean().item() for values in (best, middle, last)]
-        assert order == sorted(order, reverse=FIGURES[name].better == "higher") and len(set(order)) == 3, name
+        assert order == sorted(order, reverse=METRICS[name].better == "higher") and len(set(order)) == 3, name
 
 
 def test_seen_through_the_map():
@@ -80,13 +80,13 @@ def test_seen_through_the_map():
     raw = torch.tensor([1.0, 0.6, 1.0]).double().view(3, 1, 1, 1).expand(3, 3, 16, 16)
     pictures = normalise(raw, model.mean, model.std)
     maps = torch.full((3, 16, 16), 0.25, dtype=torch.float64)
-    figures, _ = score(model, pictures, classes, maps, ["ADP", "PIC"])
+    metrics, _ = score(model, pictures, classes, maps, ["ADP", "PIC"])
 
     def sure(red):
         return 1 / (1 + math.exp(-8 * (red - 0.5)))
     drops = [1 - sure(0.25) / sure(1), 1 - sure(0.15) / sure(0.6), 0]        # class 0 is the surer the darker it is
-    assert figures["ADP"].tolist() == pytest.approx([100 * drop for drop in drops])
-    assert figures["PIC"].tolist() == [0, 0, 100]
+    assert metrics["ADP"].tolist() == pytest.approx([100 * drop for drop in drops])
+    assert metrics["PIC"].tolist() == [0, 0, 100]
 
 
 def test_no_drop_where_there_was_nothing():
@@ -94,8 +94,8 @@ def test_no_drop_where_there_was_nothing():
     class Certain(ReadsOnePixel):
         def logits(self, x):
             return 1000 * super().logits(x)
-    figures, _ = score(Certain(), lit().float(), torch.tensor([0]), torch.ones(1, 16, 16), ["ADP", "PIC"])
-    assert (figures["ADP"].item(), figures["PIC"].item()) == (0, 0)
+    metrics, _ = score(Certain(), lit().float(), torch.tensor([0]), torch.ones(1, 16, 16), ["ADP", "PIC"])
+    assert (metrics["ADP"].item(), metrics["PIC"].item()) == (0, 0)
 
 
 # ------------------------------------------------------------------------------------- loops
@@ -133,23 +133,23 @@ def slow_masked_curve(model, picture, wanted, saliency, most, read):
 @torch.no_grad()
 def test_masking_against_loops():
     model, pictures, classes, maps = setting()
-    figures, curves = score(model, pictures, classes, maps, SIX)
+    metrics, curves = score(model, pictures, classes, maps, SIX)
     for name, most, read in (("POS", True, 0), ("NEG", False, 0), ("DEL", True, 1), ("INS", False, 1)):
         slow = [slow_masked_curve(model, *given, most, read) for given in zip(pictures, classes, maps)]
         assert torch.allclose(curves[name], torch.tensor(slow).double(), atol=1e-10), name
-        assert figures[name].tolist() == pytest.approx([area(curve) for curve in slow]), name
-    assert len({round(v, 6) for v in figures["DEL"].tolist()}) == 3          # three different pictures, three answers
+        assert metrics[name].tolist() == pytest.approx([area(curve) for curve in slow]), name
+    assert len({round(v, 6) for v in metrics["DEL"].tolist()}) == 3          # three different pictures, three answers
     for i, (picture, wanted, saliency) in enumerate(zip(pictures, classes, maps)):
         raw = denormalise(picture, model.mean, model.std)
         y, o = (answers(model, seen, wanted)[1] for seen in (raw, raw * saliency))
-        assert figures["ADP"][i].item() == pytest.approx(100 * max(0, y - o) / y)
-        assert figures["PIC"][i].item() == (100 if y < o else 0)
+        assert metrics["ADP"][i].item() == pytest.approx(100 * max(0, y - o) / y)
+        assert metrics["PIC"][i].item() == (100 if y < o else 0)
 
 
 @torch.no_grad()
 def test_rise_against_loops():
     model, pictures, classes, maps = setting(count=2, size=32)
-    figures, curves = score(model, pictures, classes, maps, RISE)
+    metrics, curves = score(model, pictures, classes, maps, RISE)
     point = np.zeros((11, 11))
     point[5, 5] = 1
     kernel = ndimage.gaussian_filter(point, 5)
@@ -165,7 +165,7 @@ def test_rise_against_loops():
                     now[:, p // 32, p % 32] = end[:, p // 32, p % 32]
             assert curves[name][i].tolist() == pytest.approx(slow), name
             mean_of_neighbours = [(a + b) / 2 for a, b in zip(slow, slow[1:])]
-            assert figures[name][i].item() == pytest.approx(sum(mean_of_neighbours) / len(mean_of_neighbours))
+            assert metrics[name][i].item() == pytest.approx(sum(mean_of_neighbours) / len(mean_of_neighbours))
 
 
 # -------------------------------------------------------------------------- how it is computed
@@ -175,23 +175,23 @@ def test_batch_size_bounds_the_rows_and_changes_nothing(rows):
     model, pictures, classes, maps = setting()
     usual, _ = score(model, pictures, classes, maps, [*SIX, *RISE])
     model.passes.clear()
-    figures, _ = score(model, pictures, classes, maps, [*SIX, *RISE], batch_size=rows)
+    metrics, _ = score(model, pictures, classes, maps, [*SIX, *RISE], batch_size=rows)
     assert max(model.passes) <= rows
     for name in usual:
-        assert torch.allclose(figures[name], usual[name], atol=1e-9), name
+        assert torch.allclose(metrics[name], usual[name], atol=1e-9), name
 
 
 def test_figures_share_their_passes():
     """A picture costs itself once for all maps, and each map 9 + 9 masked pictures and one seen through it."""
     model, pictures, classes, maps = setting()
     model.passes.clear()
-    untouched = look(model, pictures, classes, SIX, batch_size=54)
+    originals = score_originals(model, pictures, classes, SIX, batch_size=54)
     assert model.passes == [3]
     model.passes.clear()
-    score(model, pictures, classes, maps, SIX, untouched, batch_size=54)
+    score(model, pictures, classes, maps, SIX, originals, batch_size=54)
     assert model.passes == [54, 3]
     model.passes.clear()
-    score(model, pictures, classes, maps, ["POS", "DEL"], untouched, batch_size=54)
+    score(model, pictures, classes, maps, ["POS", "DEL"], originals, batch_size=54)
     assert model.passes == [27]
 
 
@@ -209,9 +209,9 @@ def test_the_untouched_picture_is_left_alone():
 
 def test_figures_by_name():
     model, pictures, classes, maps = setting()
-    figures, curves = score(model, pictures, classes, maps, ["INS", "POS"])
-    assert list(figures) == ["INS", "POS"] and set(curves) == {"INS", "POS"}
-    assert {name: len(x) for name, x in axes([*FIGURES], (224, 224)).items()} == {
+    metrics, curves = score(model, pictures, classes, maps, ["INS", "POS"])
+    assert list(metrics) == ["INS", "POS"] and set(curves) == {"INS", "POS"}
+    assert {name: len(x) for name, x in axes([*METRICS], (224, 224)).items()} == {
         "POS": 10, "NEG": 10, "DEL": 10, "INS": 10, "AIC": 21, "SIC": 21, "DEL_rise": 225, "INS_rise": 225}
     with pytest.raises(UserError, match="Did you mean 'POS'"):
         score(model, pictures, classes, maps, ["POSS"])
@@ -225,7 +225,7 @@ def test_figures_by_name():
 def test_maps_and_classes_that_do_not_fit(wrong, said):
     arguments = {"pictures": torch.zeros(2, 3, 16, 16), "classes": [0, 1], "maps": torch.zeros(2, 16, 16)} | wrong
     with pytest.raises(UserError, match=said):
-        score(Scrambles(), figures=["POS"], **arguments)
+        score(Scrambles(), metrics=["POS"], **arguments)
 
 
 def test_any_map_can_be_tested():

@@ -10,7 +10,7 @@ from iia.datasets.photographs import photograph
 from iia.datasets.pictures import normalise, open_picture, squash
 from iia.evaluation import information_curves as ours
 from iia.evaluation.answers import ask
-from iia.evaluation.explanation_tests import look, score
+from iia.evaluation.explanation_tests import score, score_originals
 from iia.maps import finish
 
 from tests.evaluation.toys import Remembers
@@ -76,17 +76,17 @@ def test_more_of_the_right_pixels_is_better(setting):
     model, pictures, classes, _ = setting
     harm = (pictures[0] - torch.nn.functional.avg_pool2d(pictures[0], 9, 1, 4)).abs().mean(0)
     maps = torch.stack([harm, -harm])
-    figures, _ = score(model, pictures[:2], classes[:2], maps, ["SIC"], seeds=[1, 1])
-    good, bad = figures["SIC"].tolist()
+    metrics, _ = score(model, pictures[:2], classes[:2], maps, ["SIC"], seeds=[1, 1])
+    good, bad = metrics["SIC"].tolist()
     assert good > bad
 
 
 def test_pictures_without_a_curve(setting):
     """Another class, and a picture as simple as its blur, have no figure; the others are not touched by them."""
     model, pictures, classes, maps = setting
-    figures, curves = score(model, pictures, torch.tensor([1, 0, 1]), maps, ["AIC", "SIC"], seeds=SEEDS)
+    metrics, curves = score(model, pictures, torch.tensor([1, 0, 1]), maps, ["AIC", "SIC"], seeds=SEEDS)
     alone, _ = score(model, pictures[2:], classes[2:], maps[2:], ["AIC", "SIC"], seeds=SEEDS[2:])
-    for name, values in figures.items():
+    for name, values in metrics.items():
         assert values.isnan().tolist() == [False, True, False], name
         assert curves[name].isnan().all(1).tolist() == [False, True, False] and curves[name].shape == (3, 21)
         assert values[2] == alone[name][0]
@@ -101,15 +101,15 @@ def test_an_unsure_answer_has_no_softmax_curve(setting):
         def logits(self, x):
             return super().logits(x) - torch.tensor([0, 8.2])
     model, pictures, classes, maps = setting
-    figures, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
-    assert not figures["AIC"].isnan().any() and figures["SIC"].isnan().all()
+    metrics, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
+    assert not metrics["AIC"].isnan().any() and metrics["SIC"].isnan().all()
 
 
 def test_ends_are_shared(setting):
     model, pictures, classes, maps = setting
     once, _ = score(model, pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
-    untouched = look(model, pictures, classes, ["AIC", "SIC"], SEEDS)
+    originals = score_originals(model, pictures, classes, ["AIC", "SIC"], SEEDS)
     model.passes.clear()
-    again, _ = score(model, pictures, classes, maps, ["AIC", "SIC"], untouched)
+    again, _ = score(model, pictures, classes, maps, ["AIC", "SIC"], originals)
     assert sum(model.passes) == 3 * len(ours.THRESHOLDS)
     assert all(torch.equal(once[name], again[name]) for name in once)

@@ -2,6 +2,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,8 +19,8 @@ def rows(maps, masks):
     return [{name: values[i].item() for name, values in numbers.items()} for i in range(len(maps))]
 
 
-def figures(maps, masks):
-    return segmentation.figures(rows(maps, masks))
+def metrics(maps, masks):
+    return segmentation.metrics(pd.DataFrame(rows(maps, masks)))
 
 
 def random_case(kind, seed=0):
@@ -35,23 +36,31 @@ def random_case(kind, seed=0):
 
 
 def test_golden():
-    found = figures(GOLDEN["heatmaps"].astype(np.float32), GOLDEN["masks"])
+    found = metrics(GOLDEN["heatmaps"].astype(np.float32), GOLDEN["masks"])
     for name in ("pixAcc", "mIoU", "mAP", "mF1"):
         assert found[name] == pytest.approx(float(GOLDEN[name]), abs=1e-6), name
 
 
 @pytest.mark.parametrize("kind", ["smooth", "few values", "two values", "near the mask"])
-def test_figures_are_scikit_learns(kind):
+def test_metrics_are_scikit_learns(kind):
     maps, masks = random_case(kind)
-    assert figures(maps, masks) == pytest.approx(oracles_segmentation.figures(maps, masks), abs=1e-12)
+    assert metrics(maps, masks) == pytest.approx(oracles_segmentation.metrics(maps, masks), abs=1e-12)
 
 
 def test_average_precision_of_each_picture_with_and_without_ties():
     for kind in ("smooth", "few values", "two values"):
         maps, masks = random_case(kind, seed=1)
-        found = segmentation.average_precision(torch.from_numpy(maps), torch.from_numpy(masks).bool())
+        found = segmentation.measure(torch.from_numpy(maps), torch.from_numpy(masks))["ap"]
         expected = [oracles_segmentation.average_precision(*pair) for pair in zip(maps, masks)]
         assert found.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_average_precision_is_in_float64():
+    """Scores that float32 takes for equal, 1 and 1 − 2^-26: the wrong one is told from the right one."""
+    maps = torch.tensor([[[0, 2.0**-26, 1, 1]]], dtype=torch.float64)
+    masks = torch.tensor([[[0, 1, 1, 1]]])
+    # from the top: 1 (three right), 1 − 2^-26 (wrong), 2^-26 (right), 0 (three wrong)
+    assert segmentation.measure(maps, masks)["ap"].tolist() == [pytest.approx((3 * 1 + 4 / 5) / 4, abs=1e-15)]
 
 
 def test_a_picture_does_not_see_its_batch():
@@ -62,7 +71,7 @@ def test_a_picture_does_not_see_its_batch():
 def test_a_perfect_map_over_half_the_rows():
     mask = np.zeros((1, N, N), np.uint8)
     mask[:, :N // 2, 3:9] = 1
-    found = figures(mask.astype(np.float32), mask)
+    found = metrics(mask.astype(np.float32), mask)
     assert found == {"pixAcc": 1, "mIoU": 1, "mAP": 1, "mF1": 0.5, "F1": 1}      # a row without object scores 0
 
 
@@ -77,9 +86,9 @@ def test_maps_that_say_nothing_on_empty_and_full_masks(what, value):
     masks = np.full((1, N, N), value, np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = figures(maps, masks)
+        found = metrics(maps, masks)
     # as a map of zeros: nothing is above its mean, so all is called background
-    assert found == pytest.approx(oracles_segmentation.figures(np.zeros_like(maps), masks))
+    assert found == pytest.approx(oracles_segmentation.metrics(np.zeros_like(maps), masks))
     assert found["pixAcc"] == (1 if value == 0 else 0) and found["mF1"] == 0
 
 
@@ -89,8 +98,8 @@ def test_proper_maps_on_empty_and_full_masks(value):
     masks = np.full_like(maps, value, dtype=np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = figures(maps, masks)
-    assert found == pytest.approx(oracles_segmentation.figures(maps, masks), abs=1e-12)
+        found = metrics(maps, masks)
+    assert found == pytest.approx(oracles_segmentation.metrics(maps, masks), abs=1e-12)
 
 
 def test_maps_of_any_scale_are_scaled():
@@ -107,7 +116,7 @@ def test_ratios_are_of_sums_and_means_are_over_pictures():
     """Two pictures of unlike size, by hand."""
     one = {"tp": 2, "fp": 2, "fn": 0, "tn": 4, "ap": 0.5, "row_f1": 0.25}
     two = {"tp": 0, "fp": 0, "fn": 1, "tn": 1, "ap": 1.0, "row_f1": 0.75}
-    assert segmentation.figures([one, two]) == pytest.approx(
+    assert segmentation.metrics(pd.DataFrame([one, two])) == pytest.approx(
         {"pixAcc": 7 / 10, "mIoU": (5 / 8 + 2 / 5) / 2, "mAP": 0.75, "mF1": 0.5, "F1": (2 / 3 + 0) / 2})
 
 

@@ -1,0 +1,85 @@
+"""The table of the explanation tests: a mean for each operation and metric, its interval, and which is the
+best."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .bootstrap import CONFIDENCE, intervals
+from .explanation_tests import METRICS
+
+Table = dict[str, dict[str, object]]           # {operation: {metric: value}}
+
+
+def means(rows: pd.DataFrame, metrics: Sequence[str]) -> dict[str, float]:
+    """Each metric's mean over the pictures that have it; metrics that none has are left out."""
+    values = {name: rows[name].dropna().to_numpy() for name in metrics}
+    return {name: float(own.mean()) for name, own in values.items() if len(own)}
+
+
+def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Sequence[str]) -> dict:
+    """What the rows of all operations, {operation: rows}, say of each other.
+
+    Returns:
+        "counts": {operation: {metric: pictures that have it}}; "confidence"; "intervals": {operation:
+        {metric: [low, high]}} of the mean; "best": {metric: operation}; "behind the best": {operation:
+        {metric: [low, high]}} of the paired difference from the best operation's mean. None stands for what
+        no picture has.
+    """
+    pictures = sorted(set().union(*(rows["index"] for rows in by_operation.values())))
+    values = np.stack([rows.set_index("index")[list(metrics)].reindex(pictures)
+                       for rows in by_operation.values()], axis=1)
+    sign = np.array([1 if METRICS[name].better == "higher" else -1 for name in metrics])
+    seen = ~np.isnan(values)                                                               # [N, O, M]
+    mean = np.where(seen, values, 0).sum(0) / np.maximum(seen.sum(0), 1)                   # [O, M]
+    best = np.where(seen.any(0), mean * sign, -np.inf).argmax(0)                           # [M]
+    behind = values - values[:, best, np.arange(len(metrics))][:, None]
+    ends = intervals(np.concatenate([values, behind], axis=1).reshape(len(values), -1))
+    ends = ends.reshape(2, 2 * values.shape[1], len(metrics)).transpose(1, 2, 0)           # [2·O, M, 2]
+    ends = np.where(np.isnan(ends), None, ends)                                            # JSON knows no NaN
+    operations = list(by_operation)
+    return {"counts": by_name(seen.sum(0), operations, metrics), "confidence": CONFIDENCE,
+            "intervals": by_name(ends[:len(operations)], operations, metrics),
+            "best": {name: operations[o] if some else None
+                     for name, o, some in zip(metrics, best, seen.any((0, 1)))},
+            "behind the best": by_name(ends[len(operations):], operations, metrics)}
+
+
+def by_name(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Table:
+    """An array [rows, columns, ...] as {row: {column: value}}."""
+    return {row: dict(zip(columns, own.tolist())) for row, own in zip(rows, values)}
+
+
+def print_table(summary: dict) -> None:
+    """Operations as rows, metrics as columns, each with its interval below it.
+
+    `*` is the best of a column, `=` what is not significantly different from it: the interval of the paired
+    difference holds 0.
+    """
+    names = list(summary["best"])
+    wide = max(len(operation) for operation in ["operation", *summary["figures"]])
+    columns = {name: (13, 1) if METRICS[name].percent else (15, 3) for name in names}      # width, digits
+    head = "".join(f"{name + METRICS[name].arrow:>{width}}" for name, (width, _) in columns.items())
+    print(f"{'operation':{wide}}{head}     n")
+    for operation, own in summary["figures"].items():
+        values, ranges = "", ""
+        for name, (width, digits) in columns.items():
+            low, high = summary["intervals"][operation][name]
+            there = name in own
+            value = f"{own[name]:.{digits + 1}f}{mark(summary, operation, name)}" if there else "- "
+            values += f"{value:>{width}}"
+            ranges += f"{f'[{low:.{digits}f}, {high:.{digits}f}]' if there else '':>{width}}"
+        count = max(summary["counts"][operation].values())
+        print(f"{operation:{wide}}{values}{count:6d}\n{'':{wide}}{ranges}")
+    print(f"↑ higher is better, ↓ lower; * the best, = not significantly different from it at "
+          f"{100 * summary['confidence']:.0f} % (paired bootstrap over pictures); [ , ] the interval of "
+          "the mean")
+
+
+def mark(summary: dict, operation: str, name: str) -> str:
+    """The sign behind a value: "*", "=" or " "."""
+    low, high = summary["behind the best"][operation][name]
+    if low is None:
+        return " "
+    return "*" if operation == summary["best"][name] else "=" if low <= 0 <= high else " "

@@ -1,0 +1,44 @@
+"""Rows of a run: a picture's numbers under an operation, or why it was skipped."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+Row = dict[str, object]
+Metrics = dict[str, dict[str, float]]           # {operation: {metric: value}}
+FIRST_COLUMNS = ("index", "id", "operation", "skipped", "degenerate")
+
+
+def frame(rows: list[Row], columns: dict[str, type]) -> pd.DataFrame:
+    """Rows as a table of `columns`, {name: int or float}, and the first ones; what a row has not is missing
+    in it."""
+    types = {name: {int: "Int64", float: "float64"}[kind] for name, kind in columns.items()}
+    return pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *types]).astype(types)
+
+
+def unread(row: Row) -> bool:
+    """Whether the row says that a picture could not be read."""
+    return bool(row["skipped"]) and not row["operation"]
+
+
+def skip_message(row: Row) -> str:
+    """What was skipped, and why."""
+    return f"{row['id']} {row['operation']}".strip() + f": {row['skipped']}"
+
+
+def measured(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that hold numbers: nothing was skipped in them."""
+    return rows[rows["skipped"] == ""]
+
+
+def by_operation(rows: pd.DataFrame, operations: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The rows of each operation that has any."""
+    parts = {name: rows[rows["operation"] == name] for name in operations}
+    return {name: own for name, own in parts.items() if len(own)}
+
+
+def in_words(metrics: Metrics, names: Iterable[str], scale: float = 1) -> str:
+    """Some metrics of each operation, as the progress bar says them."""
+    def of_one(own: dict[str, float]) -> list[str]:
+        return [f"{name} {own[name] * scale:.4g}" for name in names if name in own]
+    return " | ".join(" ".join([operation, *of_one(own)]) for operation, own in metrics.items())
