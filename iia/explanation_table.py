@@ -66,7 +66,8 @@ def table(model, settings: Settings) -> int:
     with computing():
         for batch in run.todo(model.label,
                               lambda rows: in_words(every_mean(rows, names, metrics), metrics[:2])):
-            run.save(batch, score_batch(model, batch, names, metrics, settings))
+            stems = [pics.pics[index].stem for index in batch.indices]
+            run.save(batch, score_batch(model, batch, stems, names, metrics, settings))
     rows = run.table()
     if rows is None:
         return 0
@@ -110,16 +111,19 @@ def named(operation: str, definition: str) -> tuple[str, str]:
     return name, own or definition
 
 
-def score_batch(model, batch: Batch, names: Sequence[str], metrics: Sequence[str],
+def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], metrics: Sequence[str],
                 settings: Settings) -> list[Row]:
-    """A row for each picture of the batch and each operation: metrics and the points of their curves."""
+    """A row for each picture of the batch and each operation: metrics and the points of their curves.
+
+    `stems`: what the files of the batch's pictures are named by.
+    """
     pictures, targets = (values.to(model.device) for values in batch.fields)
     explained = targets if settings.explained_class == "target" else predict(model, pictures)
     seeds = [zlib.crc32(name.encode()) for name in batch.ids]
     originals = with_halving(partial(score_originals, model, pictures, targets, metrics, seeds),
                              settings.batch_size)
     with sharing(model, pictures):
-        found = {name: make_maps(model, name, pictures, explained, batch.ids, seeds, settings)
+        found = {name: make_maps(model, name, pictures, explained, stems, seeds, settings)
                  for name in names}
     rows = []
     for operation, (maps, skipped) in found.items():
@@ -136,14 +140,14 @@ def score_batch(model, batch: Batch, names: Sequence[str], metrics: Sequence[str
     return rows
 
 
-def make_maps(model, operation: str, pictures: Tensor, classes: Tensor, ids: list[str], seeds: list[int],
+def make_maps(model, operation: str, pictures: Tensor, classes: Tensor, stems: list[str], seeds: list[int],
               settings: Settings) -> tuple[Tensor, dict[int, str]]:
     """An operation's maps [B, H, W] in [0, 1], and {place in the batch: why there is none}."""
     name, definition = named(operation, settings.definition)
     if name == RANDOM:
         return random_maps(pictures, seeds, model.upsampling), {}
     if settings.heatmaps_dir is not None:
-        return read_maps(Path(settings.heatmaps_dir), operation, model.name, pictures, ids)
+        return read_maps(Path(settings.heatmaps_dir), operation, model.name, pictures, stems)
     layer, steps = layer_and_steps(settings)
     return explain(model, pictures, classes, name, layer=layer, definition=definition, steps=steps,
                    batch_size=settings.batch_size), {}

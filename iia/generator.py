@@ -17,7 +17,7 @@ from .datasets.pics import Pic, read_pics
 from .datasets.pictures import PictureError, mode_of, normalise, open_picture, squash
 from .explaining import explain, predict
 from .integration import chunks
-from .maps import is_degenerate, map_file
+from .maps import is_degenerate, map_file, safe
 from .models.model import Model
 from .runs import Skips, pick_device, versions, whole_file, write_json
 from .settings import Settings
@@ -38,8 +38,7 @@ def explain_pics(model: Model, settings: Settings) -> int:
     model.to(pick_device(settings.device))
     skips, degenerate, written, seconds = Skips(), 0, 0, Counter()
     pics, problems = read_pics(settings.pics_file, settings.images_dir, model.classes, model.labels)
-    pics, clashes = drop_name_clashes(pics)
-    for problem in problems + clashes:
+    for problem in problems:
         skips.add(problem)
     pics = pics[:settings.max_images]
     put_in_place(pic.path for pic in pics)
@@ -76,17 +75,6 @@ def explain_pics(model: Model, settings: Settings) -> int:
     return int(len(skips) > 0)
 
 
-def drop_name_clashes(pics: list[Pic]) -> tuple[list[Pic], list[str]]:
-    """The pictures without those whose files would overwrite another's, and a message for each of these."""
-    first, clashes = {}, []
-    for pic in pics:
-        other = first.setdefault((pic.stem, pic.target), pic)
-        if other.path != pic.path:
-            clashes.append(f"{pic.line}: the files of {pic.path.name} would overwrite those of "
-                           f"{other.path.name}; rename one")
-    return [pic for pic in pics if first[pic.stem, pic.target].path == pic.path], clashes
-
-
 def read_pictures(pics: list[Pic], model: Model, skips: Skips) -> dict[Pic, Tensor]:
     """The pictures that can be read, raw: [C, H, W] in [0, 1]. The others are skipped."""
     found = {}
@@ -120,7 +108,7 @@ def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, expla
     title = [f"{name} ({explained})" if model.labels else name, model.label, pic.path.name]
     title += [settings.definition] if settings.definition != "paper" else []
     tiles = {"picture": picture} | {operation: plots.overlay(picture, own) for operation, own in maps.items()}
-    file = f"{model.name}_{plots.safe(name)}_{plots.safe(pic.stem)}.png"
+    file = f"{model.name}_{safe(name)}_{safe(pic.stem)}.png"
     plots.save_panel(Path(settings.results_dir) / file, " · ".join(title), tiles)
     for operation, own in maps.items() if settings.save_heatmaps_masks else ():
         path = map_file(settings.heatmaps_dir, pic.stem, operation, model.name)

@@ -1,5 +1,7 @@
 """From a raw map to the finished one: upsampled to the picture and scaled to [0, 1]; and where it is kept."""
 
+import hashlib
+import re
 from pathlib import Path
 
 import torch
@@ -33,6 +35,19 @@ def finish(raw: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     if raw.shape[-2:] != size:
         raw = F.interpolate(raw[:, None], size=size, mode=mode, align_corners=False)[:, 0]
     return minmax(raw)
+
+
+def safe(name: str) -> str:
+    """A name as a part of a file name: without odd characters, and no longer than a disk allows."""
+    return shortened(re.sub(r"[^\w.-]+", "_", name).strip("_") or "_")
+
+
+def shortened(name: str, most: int = 90) -> str:
+    """A name of at most so many bytes; of a longer one its start, and a hash of it all."""
+    whole = name.encode()
+    if len(whole) <= most:
+        return name
+    return f"{whole[:most - 9].decode(errors='ignore')}_{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
 def map_file(folder: str | Path, stem: str, operation: str, model_name: str) -> Path:

@@ -1,7 +1,6 @@
 """Draws overlays, panels and curves."""
 
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,11 +21,6 @@ OVERLAY = 0.5       # the share of the colours in an overlay
 def rgb(picture: Tensor) -> np.ndarray:
     """A raw picture [C, H, W] (grey, RGB or RGBA) as it is looked at, [H, W, 3]."""
     return picture[:3].expand(3, -1, -1).permute(1, 2, 0).numpy()
-
-
-def safe(name: str) -> str:
-    """A name as a part of a file name."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("_") or "_"
 
 
 def overlay(picture: np.ndarray, heatmap: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from .evaluation.identity import file_signatures, identity
 from .evaluation.rows import Metrics, Row, by_operation, in_words
 from .evaluation.runner import Run
 from .explaining import explain, predict, sharing
-from .maps import is_degenerate
+from .maps import is_degenerate, safe
 from .runs import computing, pick_device
 from .settings import Settings
 
@@ -49,7 +49,7 @@ def table(model, settings: Settings, dataset: str) -> int:
     run = Run(data, folder, names, segmentation.COLUMNS, max(1, settings.batch_size // options["steps"]),
               settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
-    panels = {index: run.folder / "overlays" / f"{plots.safe(data.ids[index])}.png"
+    panels = {index: run.folder / "overlays" / f"{safe(data.ids[index])}.png"
               for index in range(min(settings.save_overlays, len(run.batches.ids)))}
     run.forget(index for index, panel in panels.items() if not panel.exists())  # explained once more for it
     with computing():

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from iia import plots
+from iia.maps import safe
 
 
 @pytest.fixture
@@ -68,4 +69,4 @@ def test_curves_keep_an_operations_colour_under_both_definitions(tmp_path, drawn
 @pytest.mark.parametrize("name, wanted", [("Egyptian cat", "Egyptian_cat"), ("a/b: c", "a_b_c"), ("..", ".."),
                                           ("/", "_"), ("", "_"), ("läufer", "läufer")])
 def test_names_as_parts_of_file_names(name, wanted):
-    assert plots.safe(name) == wanted
+    assert safe(name) == wanted

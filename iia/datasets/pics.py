@@ -1,5 +1,6 @@
 """The list of pictures to explain: `<file name> <class number>` a line, or `<file name> <class name>`."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
+from ..maps import safe, shortened
 from .photographs import put_in_place
 from .pictures import mode_of, normalise, open_picture, squash
 
@@ -17,14 +19,12 @@ WANTED = "'<file name> <class number>'"
 
 @dataclass(frozen=True)
 class Pic:
-    """A line of the list: where the picture is, its target class, and where the line stands."""
+    """A line of the list: where the picture is, its target class, where the line stands, and what files made of
+    it are named by, which no other line has."""
     path: Path
     target: int
     line: str
-
-    @property
-    def stem(self) -> str:
-        return self.path.stem
+    stem: str
 
 
 def read_pics(pics_file: str | Path, images_dir: str | Path, classes: int = 1000,
@@ -48,7 +48,7 @@ def read_pics(pics_file: str | Path, images_dir: str | Path, classes: int = 1000
                         "pictures, a line each: <file name> <class number>.") from why
     except UnicodeDecodeError as why:
         raise UserError(f"pics_file {str(pics_file)!r} is no text in UTF-8.") from why
-    pics, problems, seen = [], [], {}
+    pics, problems, seen, stems = [], [], {}, set()
     for number, text in enumerate(lines, 1):
         text = text.strip()
         if not text or text.startswith("#"):
@@ -59,13 +59,27 @@ def read_pics(pics_file: str | Path, images_dir: str | Path, classes: int = 1000
             first = seen.setdefault((name, target), place)
             if first != place:
                 raise ValueError(f"{name} with class {target} is listed already in {first}")
-            pics.append(Pic(Path(images_dir) / name, target, place))
+            path = Path(images_dir) / name
+            pics.append(Pic(path, target, place, free_stem(path.stem, stems)))
         except ValueError as why:
             problems.append(f"{place}: {why}")
     if not pics and not problems:
         raise UserError(f"pics_file {str(pics_file)!r} lists no picture. Add lines: <file name> "
                         "<class number>.")
     return pics, problems
+
+
+def free_stem(stem: str, taken: set[str]) -> str:
+    """The name of a picture's files: its own, with a number behind it where an earlier line has it.
+
+    Names are the same if they are so as parts of file names, on a disk that ignores case.
+    """
+    stem = shortened(stem)
+    for name in itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2))):
+        key = safe(name).casefold()
+        if key not in taken:
+            taken.add(key)
+            return name
 
 
 def read_line(text: str, classes: int, labels: Sequence[str]) -> tuple[str, int]:

@@ -24,13 +24,13 @@ def random_maps(pictures: Tensor, seeds: Sequence[int], upsampling: str) -> Tens
     return finish(torch.stack(cells), tuple(pictures.shape[-2:]), upsampling).to(pictures)
 
 
-def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, ids: list[str],
+def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, stems: list[str],
               ) -> tuple[Tensor, dict[int, str]]:
     """Maps made elsewhere, `{stem}_{operation}_{model}.npy`: [B, H, W] in [0, 1], and {place: why there is
     none}."""
     maps, skipped = torch.zeros_like(pictures[:, 0]), {}
-    for i, name in enumerate(ids):
-        path = map_file(folder, Path(name).stem, operation, model_name)
+    for i, stem in enumerate(stems):
+        path = map_file(folder, stem, operation, model_name)
         try:
             values = np.load(path, mmap_mode="r")
             if values.shape != maps[i].shape:

@@ -12,7 +12,7 @@ from iia.datasets.pics import read_pics
 from iia.datasets.pictures import (PictureError, denormalise, for_channels, normalise, open_picture,
                                    parse_size, squash)
 from iia.errors import UserError
-from iia.generator import drop_name_clashes
+from iia.maps import safe
 
 
 def test_what_a_list_may_contain(tmp_path):
@@ -153,9 +153,14 @@ def test_the_photographs_are_put_in_place_once(tmp_path):
     assert wanted[0].read_bytes() == b"the user's own"
 
 
-def test_pictures_whose_files_would_overwrite_each_other(tmp_path):
-    path = tmp_path / "pics.txt"
-    path.write_text("a.png 3\nb.png 3\na.jpg 3\na.jpg 4\n")
-    pics, twins = drop_name_clashes(read_pics(path, ".")[0])
-    assert [(pic.path.name, pic.target) for pic in pics] == [("a.png", 3), ("b.png", 3), ("a.jpg", 4)]
-    assert twins == [f"{path}:3: the files of a.jpg would overwrite those of a.png; rename one"]
+def test_every_line_has_file_names_of_its_own(tmp_path):
+    """Also on a disk that ignores case, and where a name has the very suffix that another would get."""
+    path, long = tmp_path / "pics.txt", "x" * 235
+    path.write_text("a b.png 3\na_b.png 3\na.png 3\na.jpg 3\nA.png 4\na_2.png 4\ncrane.png 134\ncrane.png 285\n"
+                    f"{long}.png 1\n{long}.jpg 1\n")
+    pics, problems = read_pics(path, ".")
+    assert problems == [] and len(pics) == 10
+    stems = [pic.stem for pic in pics]
+    assert stems[:8] == ["a b", "a_b_2", "a", "a_2", "A_3", "a_2_2", "crane", "crane_2"]
+    assert len({safe(stem).casefold() for stem in stems}) == 10
+    assert max(len(stem) for stem in stems) < 100 and stems[8].startswith("xxxx")
