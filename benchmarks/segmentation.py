@@ -27,7 +27,7 @@ import iia
 from iia import segmentation_table, settings
 from iia.datasets.coco import Coco
 from iia.evaluation import runner, segmentation
-from iia.models import IMAGENET_MEAN, IMAGENET_STD
+from iia.models import IMAGENET
 from tests import oracles_segmentation
 from tests.oracles import cnn_map
 from tests.segmentation_trees import coco_tree
@@ -58,7 +58,7 @@ def ours(network: str, weights: Path, root: Path, results: Path, steps: int) -> 
 def straightforward(network: str, weights: Path, root: Path, steps: int) -> dict[str, float]:
     """The same metrics, picture by picture and step by step."""
     seen = {operation: ([], [], []) for operation in OPERATIONS}
-    for x, mask, _ in Coco(root, IMAGENET_MEAN, IMAGENET_STD):
+    for x, mask, _ in Coco(root, **IMAGENET):
         net = build(network, weights)
         stages = [child for name, child in net.named_children() if name not in ("avgpool", "fc")]
         head = torch.nn.Sequential(net.avgpool, torch.nn.Flatten(), net.fc)
