@@ -188,7 +188,8 @@ def test_settings_that_change_no_number_go_on_and_others_have_a_folder_of_their_
     first, before = results(), read()
     run("segmentation_cnn_coco.py", *QUICK, "--num_workers=1", "--device=auto")
     assert read() == before and len(list(Path("segmentation_results").iterdir())) == 1
-    for times, flag in enumerate(["--INTERPOLATION_STEPS=2", "--operations=iia", "--definition=release", "--batch_size=3"], 2):
+    for times, flag in enumerate(["--INTERPOLATION_STEPS=2", "--operations=iia", "--definition=release",
+                                  "--batch_size=3", "--precision=bf16"], 2):
         assert run("segmentation_cnn_coco.py", *QUICK, flag) == 0
         assert read(results("coco_efficientnet_lite0_9_*")) and len(list(Path("segmentation_results").iterdir())) == times
     assert read(first) == before

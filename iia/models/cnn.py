@@ -15,7 +15,7 @@ from ..errors import UserError
 from .calls import ONE_AT_A_TIME, forget
 from .layers import Layer, find_layers
 from .model import Model, Shared, Target, class_or_target
-from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures, same
+from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures, rough_difference, same
 from .quick import half_copy, quick_copy
 from .segment import Segment
 from .snapshot import Snapshot
@@ -116,9 +116,8 @@ class CNN(Model):
 
     def cut_of(self, layer: Layer) -> Cut:
         """A layer's number if it is a stage's end, else its name."""
-        same_tensor = [k for k, stage in enumerate(self._stages, 1) if stage.tensor == layer.tensor]
-        return next((k for k in same_tensor if self._stages[k - 1] == layer),
-                    next(iter(same_tensor), layer.name))
+        equal = [k for k, stage in enumerate(self._stages, 1) if stage.tensor == layer.tensor]
+        return next((k for k in equal if self._stages[k - 1] == layer), next(iter(equal), layer.name))
 
     def before(self, cut: Cut) -> int:
         """The number of the last stage that ends before a cut; 0 is the picture."""
@@ -135,8 +134,7 @@ class CNN(Model):
     # ------------------------------------------------------------------------------- parts of a pass
 
     def segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> Segment:
-        """The part of the network from a cut to another (None: to the logits), proven on the probe; UserError where
-        nothing reproduces the network."""
+        """The part of the network from a cut to another (None: to the logits), proven on the probe, or UserError."""
         key = network is self.quick, network is self.in_bf16, start, stop, self.device, self.dtype
         if key not in self._segments:
             self._segments[key] = self._make_segment(network, start, stop)
@@ -152,8 +150,10 @@ class CNN(Model):
                 try:
                     made = Segment(one, first, last, self.calls, skips)
                     with torch.no_grad():
-                        if difference(made(u), wanted) <= (HALF_TOLERANCE if half else TOLERANCE):
-                            return made
+                        found = made(u)
+                    if rough_difference(found, wanted) <= HALF_TOLERANCE if half else \
+                            difference(found, wanted) <= TOLERANCE:
+                        return made
                 except Exception:           # whatever a network does with zeros, or without a folded layer
                     pass
         raise UserError(f"{self.name} cannot be cut at {(first or last).name}: what follows does not depend "

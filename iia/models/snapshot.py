@@ -114,7 +114,7 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
                            if value.is_floating_point() and not torch.isfinite(value).all()), None)
             raise UserError(f"{name} answers with NaN or infinity" + (f"; its {broken} is not finite." if broken
                             else " for random pictures, so that nothing can be proven of it."))
-        if not difference(logits, own) <= (2 * HALF_TOLERANCE if half else TOLERANCE):
+        if not difference(logits, own) <= (HALF_TOLERANCE if half else TOLERANCE):
             raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it "
                             f"answers differently each time (by {difference(logits, own):.2g} of its "
                             "largest logit).")
