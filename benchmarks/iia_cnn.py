@@ -1,4 +1,4 @@
-"""How near IIA for CNNs comes to the forward passes it cannot do without, and how far it is from the plain loop.
+"""How near IIA for CNNs comes to the forward passes it cannot do without, and how far from the plain loop.
 
 Random weights serve: the time does not depend on them. Every ratio is of medians of one run.
 """
@@ -34,7 +34,8 @@ def main(chosen):
     where = pick_device(chosen.device)
     torch.manual_seed(0)
     network = build(chosen.model_name)[0].eval().to(where)
-    x, y = torch.randn(chosen.pictures, 3, 224, 224, device=where), torch.arange(chosen.pictures, device=where)
+    x = torch.randn(chosen.pictures, 3, 224, 224, device=where)
+    y = torch.arange(chosen.pictures, device=where)
     n, b = chosen.steps, chosen.batch_size
     models = {p: iia.wrap(network, name=chosen.model_name, precision=p) for p in ("fp32", "bf16")}
     model, cut = models["fp32"], models["fp32"].cut("last")
@@ -50,7 +51,7 @@ def main(chosen):
             stages(path[rows])
 
     @torch.no_grad()
-    def floor3():                               # to the stage before, then the stage for every point of its path
+    def floor3():                   # to the stage before, then the stage for every point of its path
         for rows in chunks(len(path), b):
             stages[:cut - 1](path[rows])
         for rows in chunks(len(stage_path), b):
@@ -67,17 +68,22 @@ def main(chosen):
                  "iia bf16": ours("iia", "bf16"), "iia-triple bf16": ours("iia-triple", "bf16"),
                  "features": features("fp32"), "features bf16": features("bf16")}, chosen.rounds)
     row("(a) IIA2 / plain forwards of n pictures", t["iia"] / t["plain"], "<= 1.10", t["iia"], t["plain"])
-    row("(b) IIA3 / the forwards it needs", t["iia-triple"] / t["floor3"], "<= 1.25", t["iia-triple"], t["floor3"])
-    row("    features alone: fp32 / bf16", t["features"] / t["features bf16"], "", t["features"], t["features bf16"])
+    row("(b) IIA3 / the forwards it needs", t["iia-triple"] / t["floor3"], "<= 1.25", t["iia-triple"],
+        t["floor3"])
+    row("    features alone: fp32 / bf16", t["features"] / t["features bf16"], "", t["features"],
+        t["features bf16"])
     for operation in ("iia", "iia-triple"):
         maps = torch.stack([ours(operation, p)().flatten() for p in models]).float()
-        row(f"    {operation}: fp32 / bf16", t[operation] / t[f"{operation} bf16"], ">= 2.5", t[operation], t[f"{operation} bf16"])
-        print(f"    {operation}: correlation of bf16's maps with fp32's {torch.corrcoef(maps)[0, 1]:.4f} (> 0.99)")
+        half = t[f"{operation} bf16"]
+        row(f"    {operation}: fp32 / bf16", t[operation] / half, ">= 2.5", t[operation], half)
+        alike = torch.corrcoef(maps)[0, 1]
+        print(f"    {operation}: correlation of bf16's maps with fp32's {alike:.4f} (> 0.99)")
     if chosen.loop_rounds:
         loops = medians({op: loop(parts, head, x, y, op, n) for op in ("iia", "iia-triple")},
                         chosen.loop_rounds)
         row("(c) the loop / IIA2", loops["iia"] / t["iia"], ">= 1.7", loops["iia"], t["iia"])
-        row("(c) the loop / IIA3", loops["iia-triple"] / t["iia-triple"], ">= 2.5", loops["iia-triple"], t["iia-triple"])
+        row("(c) the loop / IIA3", loops["iia-triple"] / t["iia-triple"], ">= 2.5", loops["iia-triple"],
+            t["iia-triple"])
 
 
 def row(what, ratio, goal, *seconds):
@@ -92,7 +98,8 @@ def taken_apart(network, stage_names):
 
 def loop(stages, head, x, y, operation, n):
     """Picture by picture and step by step, with the weights' gradients in the graph: tests/oracles.py."""
-    return lambda: [cnn_map(operation, "paper", stages, head, x[b:b + 1], int(y[b]), len(stages), n) for b in range(len(x))]
+    return lambda: [cnn_map(operation, "paper", stages, head, x[b:b + 1], int(y[b]), len(stages), n)
+                    for b in range(len(x))]
 
 
 if __name__ == "__main__":

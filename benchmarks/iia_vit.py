@@ -34,7 +34,8 @@ def main(chosen):
     where = pick_device(chosen.device)
     torch.manual_seed(0)
     network = build(chosen.model_name)[0].eval().to(where)
-    x, y = torch.randn(chosen.pictures, 3, 224, 224, device=where), torch.zeros(chosen.pictures, dtype=torch.long, device=where)
+    x = torch.randn(chosen.pictures, 3, 224, 224, device=where)
+    y = torch.zeros(chosen.pictures, dtype=torch.long, device=where)
     n = chosen.steps
     models = {p: iia.wrap(network, name=chosen.model_name, precision=p) for p in ("fp32", "bf16")}
     path = torch.cat([x * (i / n) for i in range(n + 1)])
@@ -54,18 +55,21 @@ def main(chosen):
     t = medians(work, chosen.rounds)
     floors = {"iia": 1 + (n + 1), "iia-triple": 1 + (n + 1) ** 2}
     for operation in [op for op in floors if op in t]:
-        row(f"{operation} / ({floors[operation]} plain passes of {len(path)})", t[operation] / (floors[operation] * t["plain"]),
-            {"iia": "<= 1.15", "iia-triple": "<= 1.3"}[operation], t[operation], floors[operation] * t["plain"])
+        floor = floors[operation] * t["plain"]
+        row(f"{operation} / ({floors[operation]} plain passes of {len(path)})", t[operation] / floor,
+            {"iia": "<= 1.15", "iia-triple": "<= 1.3"}[operation], t[operation], floor)
     row("iia: fp32 / bf16", t["iia"] / t["iia bf16"], "", t["iia"], t["iia bf16"])
     if chosen.loop:
-        row("the loop / iia, a picture", t["loop"] * chosen.pictures / t["iia"], ">= 5", t["loop"], t["iia"] / chosen.pictures)
+        row("the loop / iia, a picture", t["loop"] * chosen.pictures / t["iia"], ">= 5", t["loop"],
+            t["iia"] / chosen.pictures)
     for operation in ("iia", "iia bf16", "iia-triple"):
         if operation in t:
             print(f"{operation}: {t[operation] / chosen.pictures:.3f} s a picture")
     if where.type == "cuda":
-        print(f"peak memory: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the device at batch_size {chosen.batch_size}")
+        peak, whose = torch.cuda.max_memory_allocated() / 2**30, "the device"
     else:
-        print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB at batch_size {chosen.batch_size}")
+        peak, whose = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "this process"
+    print(f"peak memory of {whose}: {peak:.2f} GiB at batch_size {chosen.batch_size}")
 
 
 def row(what, ratio, goal, *seconds):

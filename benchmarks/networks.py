@@ -91,7 +91,8 @@ def row(network: str, with_oracle: bool) -> dict:
         with torch.no_grad():
             off = float((model(x) - logits).abs().max() / logits.abs().max())
         what = {"target": lambda outputs: outputs[:, 0]} if model.headless else {"classes": 0}
-        maps = {name: iia.explain(model, x, operation=name, steps=1, **what) for name in ("iia", "iia-triple")}
+        maps = {name: iia.explain(model, x, operation=name, steps=1, **what)
+                for name in ("iia", "iia-triple")}
     except iia.UserError as why:
         return {"outcome": "refused", "reason": str(why)}
     found = {"way": model.way, "logits off": off}

@@ -19,8 +19,10 @@ WANTED = "'<file name> <class number>'"
 
 @dataclass(frozen=True)
 class Pic:
-    """A line of the list: where the picture is, its target class, where the line stands, and what files made of
-    it are named by, which no other line has."""
+    """A line of the list: where the picture is, its target class, and where the line stands.
+
+    stem: what files made of the picture are named by; no other line has it.
+    """
     path: Path
     target: int
     line: str

@@ -73,8 +73,8 @@ def in_8_bits(picture: Image.Image, path: str | Path) -> Image.Image:
     else:
         top = 255 if high <= 255 else 65535
     if not (np.isfinite(levels).all() and 0 <= low and high <= top):
-        raise PictureError(f"{path} has grey levels from {low:g} to {high:g}, whose scale is not known; save it "
-                           "with 8 bits a pixel, or as 0..1")
+        raise PictureError(f"{path} has grey levels from {low:g} to {high:g}, whose scale is not known; "
+                           "save it with 8 bits a pixel, or as 0..1")
     made = Image.fromarray((levels * (255 / top)).round().astype(np.uint8))
     made.info = dict(picture.info)
     return made
@@ -139,5 +139,6 @@ def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
         paths = [paths]
     if not paths:
         raise UserError("paths is empty; name at least one picture.")
-    raw = torch.stack([squash(open_picture(path, model.channels, upright=True), model.size) for path in paths])
+    raw = torch.stack([squash(open_picture(path, model.channels, upright=True), model.size)
+                       for path in paths])
     return normalise(raw, model.mean, model.std).to(model.device)

@@ -41,8 +41,8 @@ def plain_copy(network: nn.Module) -> nn.Module:
 
 ACTIVATIONS = {F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, Tensor.relu: nn.ReLU,
                Tensor.relu_: nn.ReLU, F.relu6: nn.ReLU6, F.gelu: nn.GELU, F.silu: nn.SiLU,
-               F.hardswish: nn.Hardswish, F.mish: nn.Mish, torch.sigmoid: nn.Sigmoid, Tensor.sigmoid: nn.Sigmoid,
-               torch.tanh: nn.Tanh, Tensor.tanh: nn.Tanh}
+               F.hardswish: nn.Hardswish, F.mish: nn.Mish, torch.sigmoid: nn.Sigmoid,
+               Tensor.sigmoid: nn.Sigmoid, torch.tanh: nn.Tanh, Tensor.tanh: nn.Tanh}
 
 
 class Functions(TorchFunctionMode):

@@ -1,8 +1,8 @@
 """A network of channels on a grid (a CNN, a Swin transformer) that can be cut at its layers
 (METHOD.md, section 2).
 
-"Layer" k is the output of the first k stages, the tail is the rest, and `tail(features(x)) == network(x)`, which
-is seen to hold before a layer is used.
+"Layer" k is the output of the first k stages, the tail is the rest, and `tail(features(x)) == network(x)`,
+which is seen to hold before a layer is used.
 """
 
 from collections.abc import Callable
@@ -134,7 +134,7 @@ class CNN(Model):
     # ------------------------------------------------------------------------------- parts of a pass
 
     def segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> Segment:
-        """The part of the network from a cut to another (None: to the logits), proven on the probe, or UserError."""
+        """The part of the network from a cut to another (None: to the logits), proven, or UserError."""
         key = network is self.quick, network is self.in_bf16, start, stop, self.device, self.dtype
         if key not in self._segments:
             self._segments[key] = self._make_segment(network, start, stop)

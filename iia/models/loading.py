@@ -64,8 +64,8 @@ def load_model(name: str, weights_path: str | None = None, allow_random_weights:
                  labels=own_labels or facts.labels)
     model.label = label
     if model.way == "whole":
-        print(f"note: {label} runs whole for every step, since its first part cannot be left out; this is slow.",
-              file=sys.stderr)
+        print(f"note: {label} runs whole for every step, since its first part cannot be left out; "
+              "this is slow.", file=sys.stderr)
     return model
 
 

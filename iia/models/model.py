@@ -21,8 +21,8 @@ class Model(nn.Module):
         size: (height, width) of a picture. channels: of a picture.
         classes: how many it tells apart. labels: their names, or None.
         headless: whether the outputs are features, since no last layer makes classes of them.
-        way: how its parts are run: "skipping" what lies before a layer, by "rows" of plain blocks, or "whole",
-            which is slow.
+        way: how its parts are run: "skipping" what lies before a layer, by "rows" of plain blocks, or
+            "whole", which is slow.
     """
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
@@ -80,7 +80,7 @@ class Shared:
         self.pictures, self.room, self.kept = pictures, room, {}
 
     def get(self, pictures: Tensor, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
-        """What `compute` returns, from memory where it was computed before for these of the shared pictures."""
+        """What `compute` returns, from memory if it was computed before for these of the shared pictures."""
         if self.pictures is None or storage(pictures) != storage(self.pictures):
             return compute()
         key = *key, pictures.storage_offset(), pictures.shape, pictures.stride()

@@ -45,8 +45,9 @@ class Segment(nn.Module):
         return self.whole.by_rows(lambda rows: self._run(rows, instead or {}), u)
 
     def _run(self, u: Tensor, instead: dict[nn.Module, Callable]) -> Tensor:
-        waiting, ends = deque((self.whole.network.get_submodule(name), fill) for name, fill in self.waiting), []
-        stop = self.whole.network.get_submodule(self.stop.name) if self.stop else None
+        module_of, ends = self.whole.network.get_submodule, []
+        waiting = deque((module_of(name), fill) for name, fill in self.waiting)
+        stop = module_of(self.stop.name) if self.stop else None
 
         def answer(module: nn.Module, call: Callable, *args: object, **kwargs: object) -> object:
             if waiting and module is waiting[0][0]:

@@ -112,8 +112,8 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
         if not torch.isfinite(logits).all():
             broken = next((key for key, value in network.state_dict().items()
                            if value.is_floating_point() and not torch.isfinite(value).all()), None)
-            raise UserError(f"{name} answers with NaN or infinity" + (f"; its {broken} is not finite." if broken
-                            else " for random pictures, so that nothing can be proven of it."))
+            why = f"its {broken} is not finite" if broken else "nothing can be proven of it"
+            raise UserError(f"{name} answers random pictures with NaN or infinity; {why}.")
         if not difference(logits, own) <= (HALF_TOLERANCE if half else TOLERANCE):
             raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it "
                             f"answers differently each time (by {difference(logits, own):.2g} of its "

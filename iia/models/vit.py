@@ -47,7 +47,7 @@ class ViT(Model):
         prefix = len(found.read) - patches
         self.first = next((token for token in range(prefix) if found.read[token]), None)    # the class token
         self.pools = any(found.read[prefix:])
-        self.contributions_at_zero: dict[tuple, Tensor] = {}                       # see iia/vit_attribution.py
+        self.contributions_at_zero: dict[tuple, Tensor] = {}             # see iia/vit_attribution.py
         self.passes = AnyPass(whole, found.blocks, found.block_of, len(found.read))
         self.by_rows = is_plain(whole.network) and (quick := RowPass(whole, found)).is_right()
         if self.by_rows:

@@ -136,8 +136,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if value.layout != torch.strided or value.is_complex():
             raise UserError(f"{path}: {name} is a sparse or complex tensor, which no network here has.")
         if not torch.isfinite(value).all():
-            raise UserError(f"{path}: {name} has values that are not finite (NaN or infinity); maps of such a "
-                            "network would mean nothing. Take an earlier checkpoint.")
+            raise UserError(f"{path}: {name} has values that are not finite (NaN or infinity); maps of such "
+                            "a network would mean nothing. Take an earlier checkpoint.")
     return {_WRAPPERS.sub("", name): value for name, value in state.items()}
 
 
