@@ -13,6 +13,7 @@ release does not use either.
 import contextlib
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from pytorch_grad_cam import AblationCAM, FullGrad, GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from pytorch_grad_cam import ablation_cam as library
@@ -47,9 +48,9 @@ def layercam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 
 
 def ablation(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """Ablation-CAM: w_c = (f_y(u) − f_y(u without channel c)) / f_y(u)."""
+    """Ablation-CAM: w_c = (f_y(u) − f_y(u without channel c)) / |f_y(u)|."""
     with replaced(library, "tqdm", SimpleNamespace(tqdm=lambda steps: steps)):     # a bar for every picture
-        return at_layer(AblationCAM, model, x, y, options, ablation_layer=ZeroedChannel(),
+        return at_layer(SignedAblation, model, x, y, options, ablation_layer=ZeroedChannel(),
                         batch_size=options.batch_size)
 
 
@@ -62,6 +63,18 @@ def fullgrad(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """
     with closing(FullGrad(plain_copy(model.tail(0)), [])) as cam:
         return torch.cat([maps(cam, x[row:row + 1], y[row:row + 1], options) for row in range(len(x))])
+
+
+class SignedAblation(AblationCAM):
+    """The library divides by f_y(u) itself: where it is negative, channels that speak for y speak against it."""
+
+    def get_cam_weights(self, input_tensor: Tensor, target_layer: nn.Module, targets: list,
+                        activations: np.ndarray, grads: np.ndarray) -> np.ndarray:
+        weights = super().get_cam_weights(input_tensor, target_layer, targets, activations, grads)
+        with torch.no_grad():
+            logits = self.model(input_tensor)
+        signs = [np.sign(float(target(own))) for target, own in zip(targets, logits, strict=True)]
+        return weights * np.array(signs)[:, None]
 
 
 class ZeroedChannel(AblationLayer):

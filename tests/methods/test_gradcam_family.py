@@ -53,7 +53,7 @@ def test_ablation_is_its_formula_for_any_batch_size(family, cut, x, y, batch_siz
     for channel in range(u.shape[1]):
         without = u.clone()
         without[:, channel] = 0
-        weight = (whole - tail(without)[row, y]) / whole
+        weight = (whole - tail(without)[row, y]) / whole.abs()
         maps += weight[:, None, None] * u[:, channel]
     want = finish(maps.relu(), (32, 32), "bicubic")
     got = iia.explain(model, x, y, "ablation-cam", layer=cut, batch_size=batch_size)
@@ -115,3 +115,13 @@ def test_fullgrad_is_its_formula(family, x, y):
             module.inplace = False
     want = finish(fullgrad_by_hand(copy, pictures, y), (32, 32), "bicubic")
     torch.testing.assert_close(iia.explain(net, pictures, y, "fullgrad"), want, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shift", [100, -100])
+def test_ablation_is_lift_cam_behind_a_linear_tail_also_for_negative_logits(shift, x, y):
+    net, pictures = network("resnet").float(), x.float().repeat(1, 1, 4, 4)
+    with torch.no_grad():
+        net.fc.bias += shift
+    maps = [iia.explain(net, pictures, y, operation) for operation in ("ablation-cam", "lift-cam")]
+    assert (maps[1].amax((1, 2)) == 1).all()
+    torch.testing.assert_close(maps[0], maps[1], atol=1e-2, rtol=0)      # differences of large float32 scores
