@@ -10,8 +10,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc returns the memory of large tensors to the kernel, and each page of the next tensor
     costs a fault: up to half a million faults in one map of ViT-B, which took 0.5 to 4 of its 7 to 11 seconds
-    on a virtual machine. It holds for the whole process, whose memory stays at its peak; therefore scripts ask for
-    it, and importing this package does not. Only Linux with glibc can do so; elsewhere nothing happens.
+    on a virtual machine. It holds for the whole process, whose memory stays at its peak; therefore scripts ask
+    for it, and importing this package does not. Only Linux with glibc can do so; elsewhere nothing happens.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

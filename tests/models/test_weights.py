@@ -6,9 +6,10 @@ import torchvision.models as tv
 from safetensors.torch import save_file
 
 import iia
-from iia.choosing import load_or_fallback
+from iia.choosing import OF_NETWORK, load_or_fallback
 from iia.models import weights
 from iia.models.weights import Source, WeightsMissing, find, load_strictly, read_state_dict
+from iia.settings import Settings
 
 NAME = "resnet18-f37072fd.pth"
 
@@ -61,8 +62,12 @@ def test_random_weights_only_when_asked_for_and_said(capsys):
     assert model.label == "resnet18 (random weights)" and "random weights" in capsys.readouterr().err
 
 
+def settings(name):
+    return Settings(model_name=name, **dict.fromkeys(OF_NETWORK) | {"precision": "fp32"})
+
+
 def test_the_fallback_is_said_in_two_lines(capsys):
-    model = load_or_fallback("resnet18", "efficientnet_lite0")
+    model = load_or_fallback(settings("resnet18"), "efficientnet_lite0")
     said = capsys.readouterr().err.strip().splitlines()
     assert model.label == "efficientnet_lite0" and len(said) == 2
     assert "efficientnet_lite0 instead of resnet18" in said[0] and NAME in said[1]
@@ -70,7 +75,7 @@ def test_the_fallback_is_said_in_two_lines(capsys):
 
 def test_without_a_fallback_it_is_an_error():
     with pytest.raises(WeightsMissing):
-        load_or_fallback("resnet18", None)
+        load_or_fallback(settings("resnet18"), None)
 
 
 def test_a_named_file_is_taken(tmp_path):
