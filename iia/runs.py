@@ -41,7 +41,7 @@ def pick_device(name: str = "auto") -> torch.device:
         name = f"cuda:{_number('LOCAL_RANK', 0) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()            # "meta" has no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as why:
         reason = str(why).splitlines()[0]
         raise UserError(f'device {name!r} cannot be used here ({reason}). Allowed: "auto", "cuda", "cuda:1", '

@@ -122,8 +122,9 @@ def test_a_batch_of_one_that_does_not_fit():
 
 def test_devices():
     assert runs.pick_device("cpu").type == "cpu" and runs.pick_device("auto").type in ("cuda", "mps", "cpu")
-    with pytest.raises(UserError, match="'gpu' cannot be used here"):
-        runs.pick_device("gpu")
+    for name in ("gpu", "meta"):
+        with pytest.raises(UserError, match=f"'{name}' cannot be used here"):
+            runs.pick_device(name)
 
 
 def test_a_disk_that_is_full(tmp_path):
