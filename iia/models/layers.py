@@ -71,11 +71,11 @@ def find_layers(whole: Snapshot, x: Tensor) -> Found:
         try:
             torch.autograd.grad(logits.sum(), x, retain_graph=True)
             nodes = dominators(logits.grad_fn)
-        except (RuntimeError, NotImplementedError):
-            nodes = []
+        except (RuntimeError, NotImplementedError) as why:
+            nodes, said = [], str(why).splitlines()[0][:120].rstrip(".")
     if not nodes:
-        raise UserError(f"{whole.name} has no gradient from its logits to its pictures (it is quantised, or "
-                        "detaches them); give the network in floating point.")
+        raise UserError(f"{whole.name} has no gradient from its logits to its pictures ({said}); give a network "
+                        "in floating point that does not detach or overwrite what its gradient needs.")
     linear = (call.name for call in calls if isinstance(modules[call.name], nn.Linear) and call.u is logits)
     place = {node: number for number, node in enumerate(nodes)}
     width, layers, values, before = widths(whole.network), [], {}, None

@@ -88,6 +88,9 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
         raise UserError(f"a network is a torch.nn.Module, not {type(network).__name__}.")
     network = unwrapped(network)
     name = type(network).__name__
+    if isinstance(network, torch.jit.ScriptModule):
+        raise UserError("the network is scripted by torch.jit, so that its parts cannot be reached; give the "
+                        "module that was scripted.")
     with ONE_AT_A_TIME, torch.no_grad():
         whole = Snapshot(detached_copy(network), name)
         like = next((p for p in whole.parameters() if p.is_floating_point()), torch.empty(0))

@@ -971,3 +971,10 @@ def test_weights_that_are_not_finite_are_named():
     network.layer2[0].conv1.weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(iia.UserError, match="layer2.0.conv1.weight is not finite"):
         iia.wrap(network)
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, torch.zeros(1, 3, 32, 32))])
+def test_scripted_networks_are_refused_in_a_sentence(make):
+    network = random_weights(tv.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=7)).eval()
+    with pytest.raises(iia.UserError, match="scripted by torch.jit"):
+        iia.wrap(make(network))
