@@ -16,7 +16,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..models.quick import frozen_copy
+from ..models.copying import frozen_copy
 
 
 @contextlib.contextmanager

@@ -98,7 +98,8 @@ def first_tensor(output: object) -> Tensor | None:
 def with_first(output: object, u: Tensor) -> object:
     """What a module returned, with u as the tensor that it hands on."""
     if isinstance(output, (tuple, list)) and output:
-        return type(output)((with_first(output[0], u), *output[1:]))
+        made = (with_first(output[0], u), *output[1:])
+        return type(output)(*made) if hasattr(output, "_fields") else type(output)(made)
     if hasattr(output, "last_hidden_state"):
         output.last_hidden_state = u
         return output
@@ -121,7 +122,7 @@ class Shapes:
 
     def filled(self, double: "Shapes", like: Tensor) -> object:
         """The same output, of zeros, for len(like) pictures; these shapes are for one, `double` for two."""
-        return tree_unflatten([self._leaf(one, two, like) if isinstance(one, tuple) else one
+        return tree_unflatten([self._leaf(one, two, like) if type(one) is tuple else one
                                for one, two in zip(self.leaves, double.leaves, strict=True)], self.form)
 
     @staticmethod

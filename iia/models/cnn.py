@@ -17,7 +17,7 @@ from .layers import Layer, find_layers
 from .model import Model, Shared, Target, class_or_target
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures, rough_difference, same
 from .quick import half_copy, quick_copy
-from .segment import Segment
+from .segment import Segment, by_rows_of
 from .snapshot import Snapshot
 from .stages import find_by_name, stages
 
@@ -149,6 +149,8 @@ class CNN(Model):
             for skips in (True, False):
                 try:
                     made = Segment(one, first, last, self.calls, skips)
+                    with torch.no_grad():      # so that nothing of the probe is left in its modules
+                        one(torch.zeros_like(self._value(0)[:1]).to(u.dtype))
                     with torch.no_grad():
                         found = made(u)
                     if rough_difference(found, wanted) <= HALF_TOLERANCE if half else \
@@ -215,30 +217,11 @@ class CNN(Model):
         Of a last linear layer only the classes' own rows are computed, if that gives the same.
         """
         tail = self._rest(self.quick, cut, definition)
-        rows = self._rows(tail, cut, definition) if target is None else None
-        return rows or (lambda u, y: class_or_target(tail(u), y, target))
-
-    def _rows(self, tail: nn.Sequential, cut: Cut,
-              definition: str) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """`score` by the rows of the last linear layer, if there is one and it gives the same."""
         key = "rows", cut, definition, self.device, self.dtype
         if key not in self._segments:
-            part = tail[-1]
-            last = part.whole.network.get_submodule(self._head) if self._head else None
-
-            def rows(u: Tensor, y: Tensor) -> Tensor:
-                def of_classes(call: Callable, read: Tensor) -> Tensor:
-                    f = (read * last.weight[y]).sum(1, keepdim=True)
-                    return f if last.bias is None else f + last.bias[y, None]
-
-                return part(tail[:-1](u), {last: of_classes})[:, 0]
-
-            with torch.no_grad():
-                u = self._value(cut)
-                y = torch.arange(len(u), device=u.device) % self.classes
-                right = last is not None and same(rows(u, y), tail(u).gather(1, y[:, None])[:, 0])
-            self._segments[key] = rows if right else None
-        return self._segments[key]
+            self._segments[key] = by_rows_of(tail, self._head, self._value(cut)) if self._head else None
+        rows = self._segments[key] if target is None else None
+        return rows or (lambda u, y: class_or_target(tail(u), y, target))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [N, C, H, W] -> logits [N, classes], the network's own."""

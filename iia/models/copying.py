@@ -51,6 +51,13 @@ def detached_copy(network: nn.Module) -> nn.Module:
     return copied
 
 
+def frozen_copy(network: nn.Module) -> nn.Module:
+    """A copy of the network's structure that shares its frozen weights."""
+    memo = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
+    memo |= {id(b): b.detach() for b in network.buffers()}
+    return copy.deepcopy(network, memo).eval()
+
+
 def own_copy(value: object, memo: dict) -> object:
     """A copy of a hook, or of what it knows, so that it records nowhere;
     parts that cannot be copied are shared."""
@@ -60,6 +67,7 @@ def own_copy(value: object, memo: dict) -> object:
         made = types.FunctionType(value.__code__, dict(value.__globals__), value.__name__, value.__defaults__,
                                   tuple(types.CellType() for _ in value.__closure__ or ()))
         made.__kwdefaults__ = value.__kwdefaults__
+        made.__dict__.update(value.__dict__)
         memo[id(value)] = made              # before what it knows, which may be itself
         for cell, old in zip(made.__closure__ or (), value.__closure__ or ()):
             cell.cell_contents = own_copy(old.cell_contents, memo)

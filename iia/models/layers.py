@@ -72,15 +72,17 @@ def find_layers(whole: Snapshot, x: Tensor) -> Found:
             torch.autograd.grad(logits.sum(), x, retain_graph=True)
             nodes = dominators(logits.grad_fn)
         except (RuntimeError, NotImplementedError) as why:
-            nodes, said = [], str(why).splitlines()[0][:120].rstrip(".")
+            nodes, said = [], (str(why).splitlines() or [type(why).__name__])[0][:120].rstrip(".")
     if not nodes:
-        raise UserError(f"{whole.name} has no gradient from its logits to its pictures ({said}); give a network "
-                        "in floating point that does not detach or overwrite what its gradient needs.")
-    linear = (call.name for call in calls if isinstance(modules[call.name], nn.Linear) and call.u is logits)
+        raise UserError(f"{whole.name} has no gradient from its logits to its pictures ({said}); give a "
+                        "network in floating point that does not detach or overwrite what its gradient needs.")
+    head = next((call.name for call in calls
+                 if isinstance(modules[call.name], nn.Linear) and call.u is logits), None)
     place = {node: number for number, node in enumerate(nodes)}
     width, layers, values, before = widths(whole.network), [], {}, None
     counts = Counter(call.name for call in calls)
-    for call in {call.name: call for call in calls}.values():                   # of each module the last one
+    last_calls = {call.name: call for call in calls}.values()
+    for call in sorted(last_calls, key=lambda call: call.end):
         u, node = call.u, None if call.u is None else call.node
         pools = isinstance(modules[call.name], POOLS)
         found = layout_of(u, x, width) if node in place and not pools else None
@@ -94,7 +96,7 @@ def find_layers(whole: Snapshot, x: Tensor) -> Found:
             values |= {} if before is None else {call.name: grid.detach()}
     forget(calls)
     scrambled = out_of_place(whole, x, [layer for layer in layers if layer.layout != "nchw"])
-    return Found([layer for layer in layers if layer not in scrambled], calls, next(linear, None), values)
+    return Found([layer for layer in layers if layer not in scrambled], calls, head, values)
 
 
 @torch.no_grad()

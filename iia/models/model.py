@@ -1,5 +1,6 @@
 """What the models of CNNs and of ViTs have in common."""
 
+import itertools
 import weakref
 from collections.abc import Callable
 
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .calls import ONE_AT_A_TIME
 from .snapshot import Snapshot
 
 Target = Callable[[Tensor], Tensor]
+SIZES_KEPT = 4           # of pictures, for which a model is kept
 
 
 class Model(nn.Module):
@@ -40,12 +43,18 @@ class Model(nn.Module):
         self.headless = ends_without_head(whole.logits.shape[1], self.ran)
 
     @property
+    def _number(self) -> Tensor:
+        """One of the network's tensors, or a picture where it has none."""
+        tensors = itertools.chain(self.parameters(), self.buffers(), [self.whole.probe])
+        return next(tensor for tensor in tensors if tensor.is_floating_point())
+
+    @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self._number.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+        return self._number.dtype
 
     @torch.inference_mode(False)
     def sized(self, shape: tuple[int, int, int]) -> "Model":
@@ -54,19 +63,25 @@ class Model(nn.Module):
         Raises:
             UserError: the network does not read them.
         """
-        key = (tuple(shape), self.device, self.dtype)
         if tuple(shape) == tuple(self.whole.probe.shape[1:]):
             return self
-        if key not in self._sizes:
-            try:
-                whole = self.whole.sized(shape)
-            except Exception as why:           # whatever a network raises for pictures that it does not read
-                raise UserError(f"{self.name} reads pictures of {self.channels} x {self.size[0]} x "
-                                f"{self.size[1]}, not {' x '.join(map(str, shape))}.") from why
-            made = type(self)(whole, self.name, self.mean, self.std, self.precision, self.labels)
-            made.label, made.modules_names = self.label, self.modules_names
-            self._sizes[key] = made
-        return self._sizes[key]
+        key = (tuple(shape), self.device, self.dtype)
+        with ONE_AT_A_TIME:
+            if key not in self._sizes:
+                self._sizes[key] = self._made_for(shape)
+            while len(self._sizes) > SIZES_KEPT:
+                self._sizes.pop(next(iter(self._sizes)))
+            return self._sizes[key]
+
+    def _made_for(self, shape: tuple[int, int, int]) -> "Model":
+        try:
+            whole = self.whole.sized(shape)
+        except Exception as why:               # whatever a network raises for pictures that it does not read
+            raise UserError(f"{self.name} reads pictures of {self.channels} x {self.size[0]} x "
+                            f"{self.size[1]}, not {' x '.join(map(str, shape))}.") from why
+        made = type(self)(whole, self.name, self.mean, self.std, self.precision, self.labels)
+        made.label, made.modules_names = self.label, self.modules_names
+        return made
 
     def class_name(self, number: int) -> str:
         """The name of a class, "class 3" where the network brings none."""

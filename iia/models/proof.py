@@ -22,13 +22,19 @@ def probe_pictures(shape: tuple[int, int, int], like: Tensor) -> Tensor:
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
-    """max |found − wanted| / max |wanted|;
-    infinite where shapes differ or a value is not finite in one alone."""
+    """max |found − wanted| / max |wanted|; infinite where shapes differ, or values that differ are not finite.
+
+    A value that is the same for all rows (a class that is masked by −1e9) is measured by its own size, and is
+    no measure for the others.
+    """
     if found.shape != wanted.shape:
         return float("inf")
     if not wanted.numel() or torch.equal(found.to(wanted.dtype), wanted):
         return 0.0
-    ratio = (found.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1e-30)
+    found, wanted = found.double().flatten(1), wanted.double().flatten(1)
+    told = (wanted != wanted[:1]).any(0)
+    scale = (wanted[:, told] if told.any() else wanted).abs().max()
+    ratio = ((found - wanted).abs() / torch.where(told, scale, wanted.abs().maximum(scale)).clamp(min=1e-30)).max()
     return float(ratio) if torch.isfinite(ratio) else float("inf")
 
 

@@ -8,23 +8,17 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .calls import Call
-from .copying import HOOKS
+from .calls import Call, forget
+from .copying import HOOKS, frozen_copy
 from .fast_cpu import with_token_linears
 from .snapshot import Snapshot
-
-
-def frozen_copy(network: nn.Module) -> nn.Module:
-    """A copy of the network's structure that shares its frozen weights."""
-    memo = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
-    memo |= {id(b): b.detach() for b in network.buffers()}
-    return copy.deepcopy(network, memo).eval()
 
 
 def quick_copy(whole: Snapshot) -> nn.Module:
     """A copy whose batch norms are folded into their convolutions, whose weights lie channels last, and whose
     linear layers of tokens are quick ones (ConvNeXt's)."""
     pairs = foldable(whole.network, whole.calls)
+    forget(whole.calls)
     whole = frozen_copy(whole)
     for conv, norm in pairs:
         old = whole.network.get_submodule(norm)

@@ -32,7 +32,8 @@ class Recorder(TorchFunctionMode):
         output = func(*args, **kwargs)
         if name != "softmax" or output.ndim < 3:
             return output
-        return self.see(output) if kwargs.get("dim", args[-1]) in (-1, output.ndim - 1) else output
+        dim = kwargs["dim"] if "dim" in kwargs else args[1]
+        return self.see(output) if dim in (-1, output.ndim - 1) else output
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
                dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,

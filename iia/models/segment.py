@@ -4,10 +4,14 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .calls import Call, Left, answering, logits_of, with_first
 from .layers import Layer
+from .proof import same
 from .snapshot import Snapshot
 
 
@@ -66,12 +70,13 @@ class Segment(nn.Module):
         modules = {module for module, _ in waiting} | ({stop} if self.stop else set())
         with answering({module: partial(answer, module) for module in modules} | instead):
             try:
-                logits = logits_of(self.whole.network(x))
-            except Left as left:
-                return self.stop.to_grid(left.args[0], self.shape[-2] / self.shape[-1])
-        if waiting or self.stop:
-            raise RuntimeError("the pass took another way than the one that was traced")
-        return logits
+                found, left = logits_of(self.whole.network(x)), self.stop is None
+            except Left as stopped:
+                found, left = self.stop.to_grid(stopped.args[0], self.shape[-2] / self.shape[-1]), True
+        if waiting or not left or len(found) != len(u):
+            raise UserError(f"{self.whole.name} takes another way for these {len(u)} pictures than for the two "
+                            "of its proof; give a smaller batch_size.")
+        return found
 
 
 def before(own: Call, calls: list[Call]) -> list[Call]:
@@ -81,3 +86,29 @@ def before(own: Call, calls: list[Call]) -> list[Call]:
         around.append(call)
         call = call.parent
     return [call for call in calls if call.end <= own.end and call.parent in around]
+
+
+@torch.no_grad()
+def by_rows_of(tail: nn.Sequential, head: str, u: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The classes' logits (u, y) -> f_y [N] by their rows of the last linear layer, named `head`.
+
+    None where the tail's logits are not that layer's, which is seen on u: all of them are compared.
+    """
+    *first, part = tail
+    last = part.whole.network.get_submodule(head)
+
+    def rows(u: Tensor, y: Tensor) -> Tensor:
+        def of_classes(call: Callable, read: Tensor) -> Tensor:
+            f = (read * last.weight[y]).sum(1, keepdim=True)
+            return f if last.bias is None else f + last.bias[y, None]
+
+        return part(nn.Sequential(*first)(u), {last: of_classes})[:, 0]
+
+    reads: list[Tensor] = []
+    try:
+        logits = part(nn.Sequential(*first)(u), {last: lambda call, read: reads.append(read.clone()) or call(read)})
+        y = torch.arange(len(u), device=u.device) % logits.shape[1]
+        every = F.linear(reads[-1], last.weight, last.bias)
+        return rows if same(every, logits) and same(rows(u, y), logits.gather(1, y[:, None])[:, 0]) else None
+    except Exception:                          # a head that is called in another way
+        return None

@@ -1,7 +1,6 @@
 """The network that is explained: a copy of the user's, whole as it was, that is seen to compute the same."""
 
 import contextlib
-import copy
 from collections.abc import Callable
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .calls import ONE_AT_A_TIME, logits_of, trace
-from .copying import HOOKS, Place, detached_copy, remove, restore, watched
+from .copying import HOOKS, Place, detached_copy, frozen_copy, remove, restore, watched
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures
 from .recorder import Recorder
 
@@ -38,7 +37,7 @@ class Snapshot(nn.Module):
     @torch.no_grad()
     def sized(self, shape: tuple[int, int, int]) -> "Snapshot":
         """The same snapshot with a probe of pictures (C, H, W)."""
-        other = copy.copy(self)
+        other = frozen_copy(self)              # modules of its own, which may remember a size
         other.probe = probe_pictures(shape, next(p for p in self.parameters() if p.is_floating_point()))
         other.logits = other(other.probe)
         other.look()
@@ -53,9 +52,12 @@ class Snapshot(nn.Module):
                 logits, self.calls = trace(self.network, self.probe[:1])
         except Exception:                  # it does something with attention that is no torch function's
             seen.clear()
-            logits, self.calls = trace(self.network, self.probe[:1])
+            try:
+                logits, self.calls = trace(self.network, self.probe[:1])
+            except Exception as why:
+                raise UserError(f"{self.name} does not read a single picture ({first_line(why)}).") from why
         self.attends = len(seen)
-        if difference(logits, self.logits[:1]) > TOLERANCE:
+        if difference(torch.cat([logits, self.logits[1:]]), self.logits) > TOLERANCE:
             self.alone = True
             self.logits = self(self.probe)
 
@@ -67,6 +69,8 @@ def unwrapped(network: nn.Module) -> nn.Module:
                       ("DataParallel", "DistributedDataParallel", "OptimizedModule")
                       and hasattr(network, name)), None)
         if inner is None and hasattr(network, "get_base_model") and hasattr(network, "peft_config"):
+            if any(getattr(part, kind) for part in (network, network.base_model) for kind in HOOKS):
+                raise UserError("peft's wrapper has hooks of its own; give .get_base_model() with them.")
             network = network.get_base_model()                  # with its adapters in it
             continue
         if inner is None:
@@ -108,7 +112,11 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
         if half:
             whole.float()
             probe = probe.float()
-            logits = whole(probe)
+            try:
+                logits = whole(probe)
+            except Exception as why:
+                raise UserError(f"{name} is in {like.dtype} and does not run in float32 ({first_line(why)}); give "
+                                "network.float().") from why
         if logits.ndim != 2 or not logits.is_floating_point():
             raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
                             "pictures, no logits [N, classes]; wrap it in a module that returns these.")
@@ -138,11 +146,16 @@ def first_pass(whole: Snapshot, shapes: list, like: Tensor,
             raise
         except Exception as error:          # whatever a network raises for pictures that it does not read
             why = why or error
-    said = (str(why).splitlines() or [type(why).__name__])[0][:150]
+    said = first_line(why)
     own = f", {says[0]} x {says[1]} by its own word" if says else ""
     raise UserError(f"{whole.name} does not read pictures of {' x '.join(map(str, shapes[0]))} "
                     f"({said.rstrip('.')}). Give pictures that it reads{own}, or image_size and in_chans "
                     "to iia.wrap.") from why
+
+
+def first_line(why: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(why).splitlines() or [type(why).__name__])[0][:150].rstrip(".")
 
 
 def run_on_extremes(whole: Snapshot, probe: Tensor) -> None:

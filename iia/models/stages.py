@@ -1,6 +1,7 @@
 """Which layers are numbered, and how they are named."""
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -97,7 +98,7 @@ def counted_forward(name: str, network: nn.Module) -> str:
     """A dotted name with its negative numbers counted from the start: "layer3.-1" -> "layer3.22"."""
     parts: list[str] = []
     for part in name.split("."):
-        children = dict(network.get_submodule(".".join(parts)).named_children()) if not part.isdigit() and \
-            part.lstrip("-").isdigit() and ".".join(parts) in dict(network.named_modules()) else {}
+        children = dict(network.get_submodule(".".join(parts)).named_children()) \
+            if re.fullmatch(r"-\d+", part) and ".".join(parts) in dict(network.named_modules()) else {}
         parts.append(list(children)[int(part)] if children and -len(children) <= int(part) < 0 else part)
     return ".".join(parts)

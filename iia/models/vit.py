@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .attention import AnyPass, Passed
 from .calls import ONE_AT_A_TIME, forget
-from .copying import HOOKS
+from .copying import HOOKS, frozen_copy
 from .fast_cpu import linear, with_token_linears
 from .find_attention import Found, NotAViT, find
 from .model import Model
-from .quick import frozen_copy
 from .snapshot import Snapshot
 
 
@@ -19,7 +18,7 @@ class ViT(Model):
     """Any network with attention over patches in a row of blocks, whatever its head reads.
 
     Attributes:
-        blocks: the modules that hold an attention each. block_of, heads: see `attention.Found`.
+        blocks: the modules that hold an attention each. block_of, heads: see `find_attention.Found`.
         grid: (h, w) of the patches, the last tokens.
         passes: how they are run: by the rows of timm's plain blocks (`by_rows`), or by running the network.
 
@@ -106,9 +105,12 @@ class RowPass(AnyPass):
     """
 
     def __init__(self, whole: Snapshot, found: Found) -> None:
+        forget(whole.calls)
         whole = frozen_copy(whole)
         super().__init__(whole, with_token_linears(whole.network.blocks), found.block_of, len(found.read))
-        self.read = max(token for token, read in enumerate(found.read) if read) + 1
+        prefix = len(found.read) - found.grid[0] * found.grid[1]
+        last = max(token for token, read in enumerate(found.read) if read) + 1
+        self.read = last if last <= prefix else len(found.read)     # of the patches all, whichever a maximum takes
 
     def own(self, at: Passed) -> list[Tensor]:
         rows = self.read if at.blocks == len(self.blocks) - 1 else self.tokens
