@@ -15,6 +15,8 @@ from .vit import NotAViT, ViT
 PRECISIONS = ("fp32", "bf16")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = dict.fromkeys(IMAGENET, (0.5, 0.5, 0.5))            # what timm's and transformers' own ViTs read
+OF_HALF = {"VisionTransformer", "ViTForImageClassification", "BeitForImageClassification",
+           "Data2VecVisionForImageClassification"}
 SIZES = (224, 32, 28, 64, 96, 128, 256, 384, 512, 299)      # of pictures, tried where the network does not
                                                             # say its own
 
@@ -47,8 +49,8 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
         return network
     check_choice("precision", precision, PRECISIONS)
     original = unwrapped(network)
-    usual = HALF if type(original).__name__ in ("VisionTransformer", "ViTForImageClassification") \
-        and "torchvision" not in type(original).__module__ else IMAGENET
+    kinds = {kind.__name__ for kind in type(original).__mro__ if "torchvision" not in kind.__module__}
+    usual = HALF if kinds & OF_HALF else IMAGENET
     config = usual | (getattr(original, "pretrained_cfg", None) or {})
     shapes = [(count, *size) for size in sizes_of(original, image_size)
               for count in ([in_chans] if in_chans else channels_of(original))]

@@ -145,16 +145,18 @@ class CNN(Model):
         half = network is self.in_bf16
         u, wanted = self._value(start), self._value(stop)
         u = u.to(torch.bfloat16) if half else u
+        off, tolerance = (rough_difference, HALF_TOLERANCE) if half else (difference, TOLERANCE)
         for one in [network] if half else dict.fromkeys([network, self.whole]):
             for skips in (True, False):
                 try:
                     made = Segment(one, first, last, self.calls, skips)
-                    with torch.no_grad():      # so that nothing of the probe is left in its modules
-                        one(torch.zeros_like(self._value(0)[:1]).to(u.dtype))
                     with torch.no_grad():
-                        found = made(u)
-                    if rough_difference(found, wanted) <= HALF_TOLERANCE if half else \
-                            difference(found, wanted) <= TOLERANCE:
+                        black = torch.zeros_like(self._value(0)[:1]).to(u.dtype)
+                        at_black = one(black)      # and nothing of the probe is left in its modules
+                        right = off(made(u), wanted) <= tolerance
+                        if right and first and last is None and torch.isfinite(at_black).all():
+                            right = off(made(Segment(one, None, first, self.calls)(black)), at_black) <= tolerance
+                    if right:
                         return made
                 except Exception:           # whatever a network does with zeros, or without a folded layer
                     pass

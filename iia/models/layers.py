@@ -75,7 +75,8 @@ def find_layers(whole: Snapshot, x: Tensor) -> Found:
             nodes, said = [], (str(why).splitlines() or [type(why).__name__])[0][:120].rstrip(".")
     if not nodes:
         raise UserError(f"{whole.name} has no gradient from its logits to its pictures ({said}); give a "
-                        "network in floating point that does not detach or overwrite what its gradient needs.")
+                        "network in floating point that does not detach or overwrite what its gradient "
+                        "needs.")
     head = next((call.name for call in calls
                  if isinstance(modules[call.name], nn.Linear) and call.u is logits), None)
     place = {node: number for number, node in enumerate(nodes)}

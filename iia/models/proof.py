@@ -22,7 +22,7 @@ def probe_pictures(shape: tuple[int, int, int], like: Tensor) -> Tensor:
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
-    """max |found − wanted| / max |wanted|; infinite where shapes differ, or values that differ are not finite.
+    """max |found − wanted| / max |wanted|; infinite where shapes differ, or unequal values are not finite.
 
     A value that is the same for all rows (a class that is masked by −1e9) is measured by its own size, and is
     no measure for the others.
@@ -34,7 +34,8 @@ def difference(found: Tensor, wanted: Tensor) -> float:
     found, wanted = found.double().flatten(1), wanted.double().flatten(1)
     told = (wanted != wanted[:1]).any(0)
     scale = (wanted[:, told] if told.any() else wanted).abs().max()
-    ratio = ((found - wanted).abs() / torch.where(told, scale, wanted.abs().maximum(scale)).clamp(min=1e-30)).max()
+    measure = torch.where(told, scale, wanted.abs().maximum(scale)).clamp(min=1e-30)
+    ratio = ((found - wanted).abs() / measure).max()
     return float(ratio) if torch.isfinite(ratio) else float("inf")
 
 

@@ -74,8 +74,8 @@ class Segment(nn.Module):
             except Left as stopped:
                 found, left = self.stop.to_grid(stopped.args[0], self.shape[-2] / self.shape[-1]), True
         if waiting or not left or len(found) != len(u):
-            raise UserError(f"{self.whole.name} takes another way for these {len(u)} pictures than for the two "
-                            "of its proof; give a smaller batch_size.")
+            raise UserError(f"{self.whole.name} takes another way for these {len(u)} pictures than for the "
+                            "two of its proof; give a smaller batch_size.")
         return found
 
 
@@ -105,8 +105,13 @@ def by_rows_of(tail: nn.Sequential, head: str, u: Tensor) -> Callable[[Tensor, T
         return part(nn.Sequential(*first)(u), {last: of_classes})[:, 0]
 
     reads: list[Tensor] = []
+
+    def note(call: Callable, read: Tensor) -> Tensor:
+        reads.append(read.clone())
+        return call(read)
+
     try:
-        logits = part(nn.Sequential(*first)(u), {last: lambda call, read: reads.append(read.clone()) or call(read)})
+        logits = part(nn.Sequential(*first)(u), {last: note})
         y = torch.arange(len(u), device=u.device) % logits.shape[1]
         every = F.linear(reads[-1], last.weight, last.bias)
         return rows if same(every, logits) and same(rows(u, y), logits.gather(1, y[:, None])[:, 0]) else None

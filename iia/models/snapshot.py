@@ -115,8 +115,8 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
             try:
                 logits = whole(probe)
             except Exception as why:
-                raise UserError(f"{name} is in {like.dtype} and does not run in float32 ({first_line(why)}); give "
-                                "network.float().") from why
+                raise UserError(f"{name} is in {like.dtype} and does not run in float32 ({first_line(why)}); "
+                                "give network.float().") from why
         if logits.ndim != 2 or not logits.is_floating_point():
             raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
                             "pictures, no logits [N, classes]; wrap it in a module that returns these.")

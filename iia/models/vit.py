@@ -110,7 +110,7 @@ class RowPass(AnyPass):
         super().__init__(whole, with_token_linears(whole.network.blocks), found.block_of, len(found.read))
         prefix = len(found.read) - found.grid[0] * found.grid[1]
         last = max(token for token, read in enumerate(found.read) if read) + 1
-        self.read = last if last <= prefix else len(found.read)     # of the patches all, whichever a maximum takes
+        self.read = last if last <= prefix else len(found.read)     # a maximum takes any patch
 
     def own(self, at: Passed) -> list[Tensor]:
         rows = self.read if at.blocks == len(self.blocks) - 1 else self.tokens

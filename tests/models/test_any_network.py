@@ -1090,3 +1090,12 @@ def test_softmax_by_keywords_is_attention_too():
             return attn.proj((a @ v).transpose(1, 2).flatten(2))
         block.attn.forward = forward
     torch.testing.assert_close(iia.explain(network, torch.ones(1, 3, 16, 16), 3, steps=1), plain, rtol=0, atol=1e-4)
+
+
+def test_a_side_path_that_only_a_black_picture_shows():
+    """Random pictures have no black ones among them; every path of IIA begins at one."""
+    class Padded(Small):
+        def forward(self, x):
+            return super().forward(x) * torch.where((x == 0).flatten(1).all(1), 0.3, 1.0)[:, None]
+    with pytest.raises(iia.UserError, match="cannot be cut"):
+        iia.wrap(random_weights(Padded()).eval(), image_size=16)
