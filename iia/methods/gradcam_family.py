@@ -66,7 +66,7 @@ def fullgrad(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 
 
 class SignedAblation(AblationCAM):
-    """The library divides by f_y(u) itself: where it is negative, channels that speak for y speak against it."""
+    """The library divides by f_y(u) itself: where it is negative, channels for y would speak against it."""
 
     def get_cam_weights(self, input_tensor: Tensor, target_layer: nn.Module, targets: list,
                         activations: np.ndarray, grads: np.ndarray) -> np.ndarray:

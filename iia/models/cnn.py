@@ -155,7 +155,8 @@ class CNN(Model):
                         at_black = one(black)      # and nothing of the probe is left in its modules
                         right = off(made(u), wanted) <= tolerance
                         if right and first and last is None and torch.isfinite(at_black).all():
-                            right = off(made(Segment(one, None, first, self.calls)(black)), at_black) <= tolerance
+                            v = Segment(one, None, first, self.calls)(black)
+                            right = off(made(v), at_black) <= tolerance
                     if right:
                         return made
                 except Exception:           # whatever a network does with zeros, or without a folded layer
