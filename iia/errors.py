@@ -28,3 +28,8 @@ def check_choice(kind: str, name: str, allowed: Iterable[str]) -> str:
     if name not in allowed:
         raise unknown(kind, name, allowed)
     return name
+
+
+def first_line(why: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(why).splitlines() or [type(why).__name__])[0][:150].rstrip(".")

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 Result = TypeVar("Result")
 TEMPORARY = ".tmp-"               # what the names of unfinished files begin with
@@ -43,8 +43,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()            # "meta" has no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as why:
-        reason = str(why).splitlines()[0]
-        raise UserError(f'device {name!r} cannot be used here ({reason}). Allowed: "auto", "cuda", "cuda:1", '
+        raise UserError(f'device {name!r} cannot be used here ({first_line(why)}). Allowed: "auto", "cuda", "cuda:1", '
                         '"mps", "cpu".') from why
     return device
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ class ImageNetSegmentation(SegmentationDataset):
             with h5py.File(self.path) as file:
                 pictures, masks = file["/value/img"].shape[0], file["/value/gt"].shape[0]
         except (OSError, KeyError, AttributeError, IndexError) as why:
-            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({_reason(why)}): it is "
+            raise UserError(f"{self.path} cannot be read as ImageNet-Segmentation ({first_line(why)}): it is "
                             f"cut short or another file. Fetch {FETCH}.") from why
         if pictures != masks or not pictures:
             raise UserError(f"{self.path} holds {pictures} pictures and {masks} masks: it is another file. "
@@ -52,7 +52,7 @@ class ImageNetSegmentation(SegmentationDataset):
                 return picture, mask[()].T > 0
         except BROKEN as why:
             raise SampleError(f"picture {index} of {self.path} or its mask is broken "
-                              f"({_reason(why)})") from why
+                              f"({first_line(why)})") from why
 
 
 def find(root: Path) -> Path:
@@ -64,7 +64,3 @@ def find(root: Path) -> Path:
             if (folder / FILE).is_file():
                 return folder / FILE
     raise missing("ImageNet-Segmentation", root, FETCH, f"{root}/\n  {FILE}")
-
-
-def _reason(why: Exception) -> str:
-    return (str(why).splitlines() or [type(why).__name__])[0]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 Place = tuple[str, str, int]               # of a hook: its module's name, before or after the call, its key
@@ -33,8 +33,7 @@ def detached_copy(network: nn.Module) -> nn.Module:
     try:
         copied = copy.deepcopy(network, memo).eval()
     except Exception as why:                # locks, files, generators: whatever a module may hold
-        said = (str(why).splitlines() or [""])[0][:120]
-        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {said}); "
+        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {first_line(why)}); "
                         "take what cannot be copied out of it.") from why
     memo |= {id(module): module for module in copied.modules()}
     for hook_id in [key for key, value in memo.items()

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .calls import Call, answering, first_tensor, forget, trace
 from .snapshot import Snapshot
 
@@ -72,7 +72,7 @@ def find_layers(whole: Snapshot, x: Tensor) -> Found:
             torch.autograd.grad(logits.sum(), x, retain_graph=True)
             nodes = dominators(logits.grad_fn)
         except (RuntimeError, NotImplementedError) as why:
-            nodes, said = [], (str(why).splitlines() or [type(why).__name__])[0][:120].rstrip(".")
+            nodes, said = [], first_line(why)
     if not nodes:
         raise UserError(f"{whole.name} has no gradient from its logits to its pictures ({said}); give a "
                         "network in floating point that does not detach or overwrite what its gradient "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .calls import ONE_AT_A_TIME, logits_of, trace
 from .copying import HOOKS, Place, detached_copy, frozen_copy, remove, restore, watched
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures
@@ -146,16 +146,10 @@ def first_pass(whole: Snapshot, shapes: list, like: Tensor,
             raise
         except Exception as error:          # whatever a network raises for pictures that it does not read
             why = why or error
-    said = first_line(why)
     own = f", {says[0]} x {says[1]} by its own word" if says else ""
     raise UserError(f"{whole.name} does not read pictures of {' x '.join(map(str, shapes[0]))} "
-                    f"({said.rstrip('.')}). Give pictures that it reads{own}, or image_size and in_chans "
+                    f"({first_line(why)}). Give pictures that it reads{own}, or image_size and in_chans "
                     "to iia.wrap.") from why
-
-
-def first_line(why: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(why).splitlines() or [type(why).__name__])[0][:150].rstrip(".")
 
 
 def run_on_extremes(whole: Snapshot, probe: Tensor) -> None:

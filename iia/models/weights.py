@@ -17,7 +17,7 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 WEIGHTS_DIR = Path("data") / "weights"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -76,8 +76,7 @@ def find(name: str, source: Source) -> Path:
         torch.hub.download_url_to_file(source.address, str(cache / names[0]))
         return cache / names[0]
     except Exception as why:      # urllib, ssl and the disk each raise their own
-        said = (str(why).strip() or type(why).__name__).splitlines()[0][:100]
-        raise WeightsMissing(name, f"not on this machine, and the download failed ({said})",
+        raise WeightsMissing(name, f"not on this machine, and the download failed ({first_line(why)})",
                              f"Get {source.address or 'the weights'} and put it at {WEIGHTS_DIR / names[0]}, "
                              "or name a file with --weights_path.") from why
 

@@ -8,7 +8,7 @@ import copy
 import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -23,6 +23,9 @@ from torch.nn.utils import parametrizations, prune
 from torchvision.models.resnet import BasicBlock
 
 import iia
+from iia.models.find_attention import find
+from iia.models.snapshot import take
+from iia.models.vit import RowPass
 
 from .. import oracles
 from ..conftest import random_weights, toy_vgg, toy_vit
@@ -1035,47 +1038,51 @@ def test_a_head_that_is_changed_behind_its_layer(end):
     check_small(Small(change))
 
 
+class Remembering(nn.Conv2d):
+    """Remembers, of the picture that it saw last, the size and the brightness."""
+
+    def forward(self, x):
+        self.size_seen, self.brightness = x.shape[-2:], x.detach().mean((1, 2, 3))
+        return super().forward(x)
+
+
 class Remembers(Small):
-    """What its first layer has seen of the picture matters at the end."""
+    """What its first layer remembers matters behind it: the brightness at the end, the size for the rows."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.conv1, self.what = Remembering(3, 8, 3, 1, 1), what
 
     def forward(self, x):
-        self.seen = x.detach().abs().amax()
-        return super().forward(x) * self.seen
+        if self.what == "brightness":
+            return super().forward(x) * (1 + self.conv1.brightness[:, None])
+        u = self.conv1(x).flatten(2).unflatten(2, self.conv1.size_seen)
+        return self.fc(self.conv2(u).relu().mean((2, 3)))
 
 
-def test_a_network_that_remembers_is_never_explained_by_what_it_remembers_of_another_picture():
-    network = random_weights(Remembers()).eval()
-    stem = network.conv1
-    network.conv1 = nn.Sequential(stem)
-    network.conv1.register_forward_hook(lambda m, inputs, output: setattr(m, "scale", inputs[0].detach().sum((1, 2, 3))))
-    network.end = lambda logits: logits * network.conv1.scale[:, None]
-    with pytest.raises(iia.UserError):
-        iia.explain(iia.wrap(network, image_size=16), torch.randn(1, 3, 16, 16), 0)
-
-
-class Sized(Small):
-    """Remembers the picture's size in a module, and undoes its rows by it at the end."""
-
-    def forward(self, x):
-        self.fc.hw = x.shape[-2:]
-        u = self.conv1(x).flatten(2)
-        return self.fc(self.conv2(u.unflatten(2, self.fc.hw)).relu().mean((2, 3)))
+def test_what_a_network_remembers_of_another_picture_is_no_proof():
+    with pytest.raises(iia.UserError, match="cannot be cut"):
+        iia.wrap(random_weights(Remembers("brightness")).eval(), image_size=16)
 
 
 def test_models_of_two_sizes_do_not_share_what_modules_remember():
-    network = random_weights(Sized()).eval()
     wide, high = torch.randn(1, 3, 16, 32), torch.randn(1, 3, 32, 16)
-    model = iia.wrap(network, image_size=(16, 32))
-    first = iia.explain(model, wide, 0, steps=2)
-    iia.explain(model, high, 0, steps=2)
-    assert torch.equal(iia.explain(model, wide, 0, steps=2), first)
+    model = iia.wrap(random_weights(Remembers("size")).eval(), image_size=(16, 32))
+    first = iia.explain(model, wide, 0, layer="conv1", steps=2)
+    tail, u = model.tail(model.cut("conv1")), model.features(wide, model.cut("conv1"))
+    iia.explain(model, high, 0, layer="conv1", steps=2)
+    model.whole(wide), model.sized((3, 32, 16)).whole(high)
+    torch.testing.assert_close(tail(u), model(wide), rtol=0, atol=1e-5)
+    assert torch.equal(iia.explain(model, wide, 0, layer="conv1", steps=2), first)
 
 
-def test_a_vit_that_takes_the_maximum_of_its_patches_reads_them_all():
-    network, x = random_weights(toy_vit(global_pool="max", fc_norm=False)).eval(), torch.randn(6, 3, 16, 16)
-    model = iia.wrap(network)
-    at = model.passes.record(x, len(model.blocks) - 1)
-    torch.testing.assert_close(model.passes.finish(at, model.passes.own(at))[0], network(x), rtol=0, atol=1e-5)
+def test_of_the_patches_all_are_read_or_none():
+    """A maximum over patches takes each of them of some picture, if not of the two of the proof."""
+    whole = take(toy_vit(global_pool="max").eval(), [(3, 16, 16)])
+    found = find(whole)
+    some = [False] + [True] * 3 + [False] * 13
+    assert len(found.read) == 17 and RowPass(whole, replace(found, read=some)).read == 17
+    assert RowPass(whole, replace(found, read=[True] + [False] * 16)).read == 1
 
 
 def test_softmax_by_keywords_is_attention_too():
