@@ -48,7 +48,7 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         UserError: a network that cannot be explained, an unknown operation, definition or layer, classes that
             the network has not, or arguments of the wrong shape, dtype or device.
     """
-    with ONE_AT_A_TIME:                   # tracing a network disturbs the passes of other threads
+    with ONE_AT_A_TIME:                   # answered calls disturb the passes of other threads
         model = sized(model, pictures)
         row, method, options = prepare(model, operation, target=target, layer=layer, definition=definition,
                                        steps=steps, batch_size=batch_size)

@@ -228,7 +228,7 @@ class CNN(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [N, C, H, W] -> logits [N, classes], the network's own."""
-        with ONE_AT_A_TIME:                    # another thread may trace the very modules
+        with ONE_AT_A_TIME:                    # another thread may answer for the very modules
             return self.quick(channels_last(x))
 
 

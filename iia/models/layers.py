@@ -48,7 +48,7 @@ class Layer:
 # ------------------------------------------------------------------------------- which layers there are
 
 @dataclass
-class Found:
+class Traced:
     """A pass that was looked at. layers: at which the network can be cut, in the order of their computation.
     calls: all of them. head: the name of the linear layer whose output the logits are, if any.
     values: of the layers, [2, C, h, w], which nobody wrote to later."""
@@ -58,7 +58,7 @@ class Found:
     values: dict[str, Tensor]
 
 
-def find_layers(whole: Snapshot, x: Tensor) -> Found:
+def find_layers(whole: Snapshot, x: Tensor) -> Traced:
     """The layers at which the network can be cut for pictures x [2, C, H, W].
 
     Raises:
@@ -97,7 +97,7 @@ def find_layers(whole: Snapshot, x: Tensor) -> Found:
             values |= {} if before is None else {call.name: grid.detach()}
     forget(calls)
     scrambled = out_of_place(whole, x, [layer for layer in layers if layer.layout != "nchw"])
-    return Found([layer for layer in layers if layer not in scrambled], calls, head, values)
+    return Traced([layer for layer in layers if layer not in scrambled], calls, head, values)
 
 
 @torch.no_grad()

@@ -39,14 +39,15 @@ class Segment(nn.Module):
         if own is not None and skips:
             if [call.name for call in ones] != [call.name for call in twos]:
                 raise ValueError("one picture takes another way than two")
+            skipped = set(skippable(own, twos))
             self.waiting = [(one.name, partial(one.shapes.filled, two.shapes))
-                            for one, two in zip(ones, twos) if two in before(own, twos)]
+                            for one, two in zip(ones, twos) if two in skipped]
         elif own is not None:
             self.waiting = [(start.name, None)] * start.call
 
     def forward(self, u: Tensor, instead: dict[nn.Module, Callable] | None = None) -> Tensor:
         """`instead`: what modules behind the layer compute instead, as `answering` has it."""
-        return self.whole.by_rows(lambda rows: self._run(rows, instead or {}), u)
+        return self.whole.row_by_row(lambda rows: self._run(rows, instead or {}), u)
 
     def _run(self, u: Tensor, instead: dict[nn.Module, Callable]) -> Tensor:
         module_of, ends = self.whole.network.get_submodule, []
@@ -79,7 +80,7 @@ class Segment(nn.Module):
         return found
 
 
-def before(own: Call, calls: list[Call]) -> list[Call]:
+def skippable(own: Call, calls: list[Call]) -> list[Call]:
     """The calls that need not be made where `own` is answered, and `own`: the outermost that end no later."""
     around, call = [None], own.parent
     while call is not None:

@@ -28,10 +28,10 @@ class Snapshot(nn.Module):
         self.network, self.name, self.alone = network, name, False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.by_rows(lambda rows: logits_of(self.network(rows)), x)
+        return self.row_by_row(lambda rows: logits_of(self.network(rows)), x)
 
-    def by_rows(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """run(x), or its rows one by one."""
+    def row_by_row(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """run(x), or of each row alone where rows would mix."""
         return torch.cat([run(row) for row in x.split(1)]) if self.alone else run(x)
 
     @torch.no_grad()
