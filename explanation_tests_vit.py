@@ -16,9 +16,11 @@ operations = ["random", "gae", "iia", "iia-triple",
 figures = ["POS", "NEG", "DEL", "INS",
            "ADP", "PIC", "AIC", "SIC"]      # the columns; also DEL_rise, INS_rise (225 passes each). AIC
                                             # and SIC take most of the time
-ITERATION_STEPS = 5                         # n, the steps of every path: 5 as in the release, 10 in the paper
+ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
 explained_class = "target"                  # what maps explain: "target", "predicted"; tested is the target
 definition = "paper"                        # "paper", or "release" for what the published code computes
+quadrature = "riemann"                      # how paths are summed: "riemann" as in the paper, "trapezoid",
+                                            # or "gauss"; both are nearer to the integral
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (path points, masked pictures) through the network at
                                             # once; bounds the memory

@@ -57,20 +57,19 @@ def explain_options(model: CNN | ViT, settings: Settings) -> dict[str, object]:
         UserError: one of them is wrong.
     """
     at_least(settings, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, batch_size=1, max_images=1)
-    layer, steps = layer_and_steps(settings)
-    options = dict(layer=layer, steps=steps, definition=settings.definition, batch_size=settings.batch_size)
+    options = dict(of_paths(settings), definition=settings.definition, batch_size=settings.batch_size)
     if not settings.operations:
         raise UserError(f"operations is empty. Allowed: {', '.join(operations(model))}.")
-    for operation in settings.operations:
-        prepare(model, operation, **options)
-    return options
+    prepared = [prepare(model, operation, **options) for operation in settings.operations]
+    return options | {"steps": prepared[0][2].steps}           # a number where the setting is None
 
 
-def layer_and_steps(settings: Settings) -> tuple[int | str, int]:
-    """The layer that is explained and n, under the names that a CNN's and a ViT's script give them."""
+def of_paths(settings: Settings) -> dict[str, object]:
+    """The layer that is explained and how its paths are summed, by the names that `iia.explain` gives them."""
     own = vars(settings)
     steps = "ITERATION_STEPS" if "ITERATION_STEPS" in own else "INTERPOLATION_STEPS"
-    return own.get("FEATURE_LAYER_NUMBER", "last"), own[steps]
+    return dict(layer=own.get("FEATURE_LAYER_NUMBER", "last"), steps=own[steps],
+                **{name: own[name] for name in ("quadrature", "baseline") if name in own})
 
 
 def at_least(settings: Settings, **least: int) -> None:

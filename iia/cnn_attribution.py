@@ -5,24 +5,25 @@ classes y [B] in, maps [B, h, w] at the layer's resolution out. Section numbers 
 """
 
 from collections.abc import Callable, Iterator
-from itertools import starmap
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .integration import chunks, gradient, input_points, path_integral, path_points, spatial_minimum
+from .errors import UserError
+from .integration import add_rows, chunks, gradient, input_points, path_integral
 from .models.cnn import CNN, Cut
 from .options import IIAOptions
 
 
 def iia2(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """IIA2 (section 3): m = (1/n²) Σ_i Σ_j (u_i − r_i) ∘ v_ij ∘ ∂f_y/∂v_ij, u_i = features(x_i)."""
-    f, n = model.score(options.layer, target=options.target), options.steps
+    """IIA2 (section 3): m = Σ_i Σ_j w_i w_j (u_i − r_i) ∘ v_ij ∘ ∂f_y/∂v_ij, u_i = features(x_i)."""
+    f, along = model.score(options.layer, target=options.target), options.path(x)
 
     def integral(u: Tensor, y: Tensor) -> Tensor:
-        return path_integral(f, u, spatial_minimum(u), y, n, options.batch_size)
+        return path_integral(f, u, options.start(u), y, along, options.batch_size)
 
-    return along_input(model, x, y, options, integral) / n
+    return along_input(model, x, y, options, integral)
 
 
 def iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
@@ -30,46 +31,68 @@ def iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 
     u^{L−1} = features_{L−1}(x_i), v^{L−1} on its path, u^L = stage_L(v^{L−1}), then as in IIA2.
     """
-    f, n = model.score(options.layer, target=options.target), options.steps
-    before, maps = model.before(options.layer), 0
-    for w, owners in input_path(model, x, before, options):
-        r, a = spatial_minimum(w), path_points(n, w).view(-1, 1, 1, 1)
-        for rows in chunks(len(w) * (n + 1), options.batch_size):
+    f, along = model.score(options.layer, target=options.target), options.path(x)
+    before, maps, p = model.before(options.layer), 0, len(along.a)
+    for u, owners, weights in input_path(model, x, before, options):
+        r = options.start(u).expand_as(u)
+        for rows in chunks(len(u) * p, options.batch_size):
             row = torch.arange(rows.start, rows.stop, device=x.device)
-            path, step = row // (n + 1), row % (n + 1)
-            u = model.stages(before, options.layer, r[path] + a[step] * (w - r)[path])      # [rows, C, h, w]
-            u, owner = for_each_owner(u, owners[path])
-            integral = path_integral(f, u, spatial_minimum(u), y[owner], n, options.batch_size)
-            maps = add_rows(maps, integral, owner, len(x))
-    return maps / n**2
+            point, step = row // p, row % p
+            v = r[point] + along.a[step].view(-1, 1, 1, 1) * (u - r)[point]
+            above = model.stages(before, options.layer, v)                                  # [rows, C, h, w]
+            above, owner, w = for_each_owner(above, owners[point], weights[..., point] * along.w[..., step])
+            integral = path_integral(f, above, options.start(above), y[owner], along, options.batch_size)
+            maps = add_rows(maps, integral * w[..., None, None], owner, len(x))
+    return maps
+
+
+def iia_previous(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
+    """IIA2(L−1): IIA2 at the stage before the chosen layer.
+
+    Raises:
+        UserError: there is none.
+    """
+    return iia2(model, x, y, at_previous(model, options))
 
 
 def ablation_input(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The input's path only: the layer's path shrinks to its end, v = u(x_i)."""
     f = model.score(options.layer, target=options.target)
-    term = lambda u, y: ((u - spatial_minimum(u)) * u * gradient(f, u, y)).sum(1)
-    return along_input(model, x, y, options, term) / options.steps
+    term = lambda u, y: ((u - options.start(u)) * u * gradient(f, u, y)).sum(1)
+    return along_input(model, x, y, options, term)
 
 
 def ablation_layer(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The layer's path only: the input's path shrinks to its end, the picture itself."""
     u = model.features(x, options.layer)
-    return path_integral(model.score(options.layer, target=options.target), u, spatial_minimum(u), y,
-                         options.steps, options.batch_size)
+    return path_integral(model.score(options.layer, target=options.target), u, options.start(u), y,
+                         options.path(u), options.batch_size)
+
+
+def at_previous(model: CNN, options: IIAOptions) -> IIAOptions:
+    """The same options at the stage before."""
+    if not (before := model.before(options.layer)):
+        raise UserError(f"{model.name} has no layer before {options.layer!r}; iia-previous needs a later layer.")
+    return replace(options, layer=before)
 
 
 # ------------------------------------------------------------- the release (section 4)
 
 def released_iia(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """m = Σ_i ∂f_y/∂u(x_i) ∘ ReLU(u(x_i)): its layer integral vanishes."""
-    f = model.score(options.layer, "release", options.target)
-    return along_input(model, x, y, options, lambda u, y: (gradient(f, u, y) * u.relu()).sum(1))
+    f, n = model.score(options.layer, "release", options.target), options.steps
+    return n * along_input(model, x, y, options, lambda u, y: (gradient(f, u, y) * u.relu()).sum(1))
+
+
+def released_previous(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
+    """The release's IIA2 at the stage before the chosen layer."""
+    return released_iia(model, x, y, at_previous(model, options))
 
 
 def released_ablation_input(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """m = Σ_i ReLU(∂f_y/∂u(x_i)) ∘ ReLU(u(x_i))."""
-    f = model.score(options.layer, "release", options.target)
-    return along_input(model, x, y, options, lambda u, y: relu_term(u, gradient(f, u, y)).sum(1))
+    f, n = model.score(options.layer, "release", options.target), options.steps
+    return n * along_input(model, x, y, options, lambda u, y: relu_term(u, gradient(f, u, y)).sum(1))
 
 
 def released_ablation_layer(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
@@ -82,15 +105,15 @@ def released_iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tens
     """Both baselines are element-wise minima over the input's path, so that pictures are taken one by one:
     m = Σ_i Σ_j Σ_k ReLU(∂f_y/∂v^L ∘ ReLU(v^L))."""
     f, n = model.score(options.layer, "release", options.target), options.steps
-    before, maps = model.before(options.layer), []
+    before, along, maps = model.before(options.layer), options.path(x), []
     for b in range(len(x)):
-        w = torch.cat([u for u, _ in input_path(model, x[b:b + 1], before, options)])   # [n + 1, C', h', w']
+        w = torch.cat([u for u, *_ in input_path(model, x[b:b + 1], before, options)])  # [n + 1, C', h', w']
         r, total = w.amin(0, keepdim=True), 0
-        for a in path_points(n, w):
+        for a in along.a:
             v = r + a * (w - r)
             u = torch.cat([model.stages(before, options.layer, v[rows])
                            for rows in chunks(n + 1, options.batch_size)])              # [n + 1, C, h, w]
-            total += path_integral(f, u, u.amin(0, keepdim=True), y[b].expand(n + 1), n, options.batch_size,
+            total += path_integral(f, u, u.amin(0, keepdim=True), y[b].expand(n + 1), along, options.batch_size,
                                    term=relu_term).sum(0, keepdim=True)
         maps.append(total * n)
     return torch.cat(maps)
@@ -103,36 +126,34 @@ def relu_term(v: Tensor, g: Tensor, d: Tensor | None = None) -> Tensor:
 
 # ------------------------------------------------------------- the input's path
 
-def input_path(model: CNN, x: Tensor, cut: Cut, options: IIAOptions) -> Iterator[tuple[Tensor, Tensor]]:
-    """Representations u(x_i) at layer `cut` along x_i = (i/n) x, with the pictures they belong to.
+def input_path(model: CNN, x: Tensor, cut: Cut, options: IIAOptions) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Representations u(x_i) at layer `cut` along x_i = a_i x, the pictures they belong to, and their weights.
 
-    Yields (u [P, C, h, w], owners [P, K]). K is 1, but for the first: the picture 0 is the same for all, one
-    row u with all B pictures for owners.
+    Yields (u [P, C, h, w], owners [P, K], w [..., P]). K is 1, but for the picture 0, which is the same
+    for all: one row u with all B pictures for owners.
     """
-    yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)[None]
+    along = options.path(x)
+    if along.starts_at_zero:
+        yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)[None], along.w[..., :1]
     before = model.before(options.layer)           # the deepest layer that IIA2 and IIA3 have in common
-    for place, (points, owner) in enumerate(input_points(x, options.steps, options.batch_size)):
-        u = model.shared.get(x, (before, options.steps, options.batch_size, place),
-                             lambda: model.features(points, before))
-        yield model.stages(before, cut, u), owner[:, None]
+    points = input_points(x, along, options.batch_size, first=int(along.starts_at_zero))
+    for place, (point, owner, w) in enumerate(points):
+        u = model.shared.get(x, (before, options.steps, options.quadrature, options.batch_size, place),
+                             lambda: model.features(point, before))
+        yield model.stages(before, cut, u), owner[:, None], w
 
 
 def along_input(model: CNN, x: Tensor, y: Tensor, options: IIAOptions,
                 of_points: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Σ_i of the maps that `of_points` makes of u(x_i) [P, C, h, w] and their classes [P]: [B, h, w]."""
+    """Σ_i w_i of the maps that `of_points` makes of u(x_i) [P, C, h, w] and their classes [P]: [B, h, w]."""
     maps = 0
-    for u, owner in starmap(for_each_owner, input_path(model, x, options.layer, options)):
-        maps = add_rows(maps, of_points(u, y[owner]), owner, len(x))
+    for point in input_path(model, x, options.layer, options):
+        u, owner, w = for_each_owner(*point)
+        maps = add_rows(maps, of_points(u, y[owner]) * w[..., None, None], owner, len(x))
     return maps
 
 
-def for_each_owner(u: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows u [P, ...] and owners [P, K] -> a row for each owner: [K·P, ...] and [K·P]."""
-    return u.expand(owners.shape[1], *u.shape).flatten(0, 1), owners.T.flatten()
-
-
-def add_rows(maps: Tensor | int, rows: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Add maps [P, h, w] of path points to those of the pictures [count, h, w] that own them."""
-    if isinstance(maps, int):
-        maps = rows.new_zeros(count, *rows.shape[1:])
-    return maps.index_add_(0, owner, rows)
+def for_each_owner(u: Tensor, owners: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows u [P, ...], owners [P, K] and weights [..., P] -> a row for each owner: K·P of each."""
+    many = owners.shape[1]
+    return u.expand(many, *u.shape).flatten(0, 1), owners.T.flatten(), torch.cat([w] * many, -1)

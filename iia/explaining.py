@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError, check_choice
-from .integration import chunks
+from .integration import BASELINES, QUADRATURES, chunks
 from .maps import finish
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS, Operation
 from .models import CNN, ViT, wrap
@@ -21,7 +21,9 @@ from .runs import with_halving
 @torch.inference_mode(False)           # there is no gradient inside that mode
 def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] | int | None = None,
             operation: str = "iia", *, target: Target | None = None, layer: int | str | nn.Module = "last",
-            definition: str = "paper", steps: int | None = None, batch_size: int = 32) -> Tensor:
+            definition: str = "paper", steps: int | None = None, batch_size: int = 32,
+            quadrature: str = "riemann", baseline: str = "spatial-minimum",
+            return_error: bool = False) -> Tensor | tuple[Tensor, Tensor]:
     """Explain why `model` gives each picture its class.
 
     Args:
@@ -36,13 +38,17 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         layer: where a CNN is cut: a stage's number, "last", a dotted name ("layer3.22", "layer3.-1") or a
             module.
         definition: "paper", or "release" for what the published code computes.
-        steps: n, the steps of every path; None for the model's default.
+        steps: n, the steps of every path; None for 10 (a ViT's under "release": 5).
         batch_size: how many rows go through the network at once; it bounds the memory and never changes the
             result.
+        quadrature: "riemann", the paper's sum, "trapezoid" or "gauss"; each with n + 1 points.
+        baseline: where a CNN layer's path begins: "spatial-minimum", "channel-minimum", "zero" or "mean".
+        return_error: also estimate how far each map is from its limit, n → ∞. It costs no pass.
 
     Returns:
         Maps [B, H, W] in [0, 1] on the pictures' device. A map that said nothing (constant or
-        non-finite) is all zeros.
+        non-finite) is all zeros. With return_error also the estimates, [B]: of the largest difference in
+        [0, 1] between a finished map and its limit; NaN where n = 1 leaves nothing to compare.
 
     Raises:
         UserError: a network that cannot be explained, an unknown operation, definition or layer, classes that
@@ -51,22 +57,29 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
     with ONE_AT_A_TIME:                   # answered calls disturb the passes of other threads
         model = sized(model, pictures)
         row, method, options = prepare(model, operation, target=target, layer=layer, definition=definition,
-                                       steps=steps, batch_size=batch_size)
+                                       steps=steps, batch_size=batch_size, quadrature=quadrature,
+                                       baseline=baseline, return_error=return_error)
         if not len(pictures):
-            return pictures.new_zeros(0, *pictures.shape[-2:])
+            maps = pictures.new_zeros(0, *pictures.shape[-2:])
+            return (maps, maps.new_zeros(0)) if return_error else maps
         x = pictures.to(model.dtype)
         x = x.clone() if x.is_inference() else x
         y = checked_classes(model, x, classes, target)
 
         def raw_maps(batch_size: int) -> Tensor:
             now, at_once = replace(options, batch_size=batch_size), max(1, batch_size // row.rows)
-            return torch.cat([method(model, x[part], y[part], now) for part in chunks(len(x), at_once)])
+            return torch.cat([method(model, x[part], y[part], now) for part in chunks(len(x), at_once)], -3)
 
-        return finish(with_halving(raw_maps, batch_size).detach(), tuple(x.shape[-2:]), model.upsampling)
+        raw = with_halving(raw_maps, batch_size).detach()
+        if not return_error:
+            return finish(raw, tuple(x.shape[-2:]), model.upsampling)
+        maps, fewer = (finish(own, tuple(x.shape[-2:]), model.upsampling) for own in raw)
+        return maps, distance_to_limit(maps, fewer, options)
 
 
 def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = "last",
             definition: str = "paper", steps: int | None = None, batch_size: int = 32,
+            quadrature: str = "riemann", baseline: str = "spatial-minimum", return_error: bool = False,
             target: Target | None = None) -> tuple[Operation, Callable, IIAOptions]:
     """An operation, its function (with its library imported), and its options; the arguments are `explain`'s.
 
@@ -74,12 +87,33 @@ def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = 
         UserError: one of the arguments is wrong, or the operation's library is not installed.
     """
     row = operations(model)[check_choice("operation", str(operation).lower(), operations(model))]
-    method = row.under(str(definition).lower())
-    steps = model.default_steps if steps is None else steps
+    definition, quadrature, baseline = (str(name).lower() for name in (definition, quadrature, baseline))
+    method = row.under(definition)
+    check_choice("quadrature", quadrature, QUADRATURES)
+    check_choice("baseline", baseline, BASELINES)
+    if definition == "release" and row.integral and (quadrature, baseline) != ("riemann", "spatial-minimum"):
+        raise UserError('definition "release" has sums and baselines of its own; quadrature and baseline are '
+                        'for "paper".')
+    if isinstance(model, ViT) and baseline != "spatial-minimum":
+        raise UserError(f"baseline {baseline!r} is for a CNN's layers; the path of a ViT's attention begins at 0.")
+    if return_error and not (row.integral and definition == "paper"):
+        raise UserError(f"{operation} under {definition!r} approaches no limit; return_error is for IIA's own "
+                        'operations under "paper".')
+    steps = model.default_steps[definition] if steps is None else steps
     if not all(isinstance(value, int) and value >= 1 for value in (steps, batch_size)):
         raise UserError(f"steps ({steps!r}) and batch_size ({batch_size!r}) are whole numbers, at least 1.")
     cut = model.cut(layer, row.of_layer)
-    return row, method, IIAOptions(cut, steps, definition.lower(), batch_size, target)
+    return row, method, IIAOptions(cut, steps, definition, batch_size, target, quadrature, baseline, return_error)
+
+
+def distance_to_limit(maps: Tensor, fewer: Tensor, options: IIAOptions) -> Tensor:
+    """How far finished maps [B, H, W] are from their limit, by those of every second point: [B].
+
+    Where an error falls as n^-p, the difference of both is 2^p − 1 times the error of the first (Richardson).
+    """
+    if options.steps == 1:
+        return torch.full_like(maps[:, 0, 0], torch.nan)
+    return (maps - fewer).abs().flatten(1).amax(1) / (2 ** QUADRATURES[options.quadrature] - 1)
 
 
 def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:

@@ -15,7 +15,7 @@ import pandas as pd
 from torch import Tensor
 
 from . import plots
-from .choosing import at_least, layer_and_steps
+from .choosing import at_least, of_paths
 from .datasets.pics import PicsDataset
 from .errors import UserError, check_choice
 from .evaluation.batches import Batch
@@ -48,7 +48,7 @@ def table(model, settings: Settings) -> int:
     """
     check(model, settings)
     model.to(pick_device(settings.device))
-    cut = model.cut(layer_and_steps(settings)[0])
+    cut = model.cut(of_paths(settings)["layer"])
     pics = PicsDataset(settings.pics_file, settings.images_dir, model)
     names, metrics = (list(dict.fromkeys(given)) for given in (settings.operations, settings.figures))
     folder = "_".join((Path(settings.pics_file).stem, model.name, str(cut), settings.definition,
@@ -90,7 +90,6 @@ def check(model, settings: Settings) -> None:
     for metric in settings.figures:
         check_choice("metric", metric, METRICS)
     check_choice("definition", settings.definition, DEFINITIONS)
-    layer, steps = layer_and_steps(settings)
     at_least(settings, batch_size=1, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, max_images=1, num_workers=0)
     if settings.heatmaps_dir is None:
         for operation in settings.operations:
@@ -98,8 +97,7 @@ def check(model, settings: Settings) -> None:
             check_choice("operation", name, [*operations(model), RANDOM])
             check_choice("definition", definition, DEFINITIONS)
             if name != RANDOM:
-                prepare(model, name, layer=layer, steps=steps, definition=definition,
-                        batch_size=settings.batch_size)
+                prepare(model, name, definition=definition, batch_size=settings.batch_size, **of_paths(settings))
     elif not Path(settings.heatmaps_dir).is_dir():
         raise UserError(f"heatmaps_dir {settings.heatmaps_dir!r} is no folder. It holds maps made elsewhere, "
                         "{picture stem}_{operation}_{model}.npy; None computes the maps instead.")
@@ -148,9 +146,8 @@ def make_maps(model, operation: str, pictures: Tensor, classes: Tensor, stems: l
         return random_maps(pictures, seeds, model.upsampling), {}
     if settings.heatmaps_dir is not None:
         return read_maps(Path(settings.heatmaps_dir), operation, model.name, pictures, stems)
-    layer, steps = layer_and_steps(settings)
-    return explain(model, pictures, classes, name, layer=layer, definition=definition, steps=steps,
-                   batch_size=settings.batch_size), {}
+    return explain(model, pictures, classes, name, definition=definition, batch_size=settings.batch_size,
+                   **of_paths(settings)), {}
 
 
 def every_mean(rows: pd.DataFrame, names: Sequence[str], metrics: Sequence[str]) -> Metrics:

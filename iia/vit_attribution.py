@@ -1,37 +1,47 @@
 """IIA for vision transformers, its ablations, and gradient rollout (METHOD.md, section 6).
 
 Every operation is a function (model, x, y, options) -> raw maps: normalised pictures x [B, 3, H, W] and
-classes y [B] in, maps [B, h, w] out. A_b is block b's attention after softmax, G_b = ∂f_y/∂A_b.
+classes y [B] in, maps [B, h, w] out ([2, B, h, w] by two rules). A_b is block b's attention after softmax,
+G_b = ∂f_y/∂A_b, and C_b = max(0, A_b ∘ G_b) averaged over heads. In the paper rollout is made at each point
+of the paths and the maps are averaged; in the release C is averaged, and one rollout is made.
 
 What makes it fast: blocks before the last do not depend on the attention step, so they run forward
 once; the last block is computed for the rows that are read only; no gradient of weights; the picture 0
-is the same for all pictures, so its contributions are computed once for each class.
+is the same for all pictures, so what it adds is computed once for each class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .options import IIAOptions
-from .integration import chunks, input_points, path_points
+from .integration import Path, add_rows, chunks, input_points
 from .models.attention import Passed
 from .models.model import Target, class_or_target
 from .models.vit import ViT
+from .options import IIAOptions
 
-ZERO_CLASSES = 64      # for how many classes the picture 0's contributions are kept
+ZERO_CLASSES = 64      # for how many classes the picture 0's part is kept
+
+AtPoint = Callable[[Sequence[Tensor]], Tensor]          # C of each block -> what is summed: [P, h, w]
 
 
 def iia2(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """IIA2: C_b = max(0, A_b ∘ G_b), averaged over the input's path, the path of the last block's
-    attention (j/n)·A_L(x_i), and the heads; then gradient rollout."""
-    return gradient_rollout(model, path_contributions(model, x, y, options, levels=2))
+    """IIA2: the input's path, and at each of its points that of the last block's attention, a·A_L(x_i)."""
+    return along_input(model, x, y, options, 1, last_block)
 
 
 def iia3(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """IIA3: the attention of the block before the last has a path (k/n)·A_{L−1} too, and A_L is what
-    the last block computes behind it."""
-    return gradient_rollout(model, path_contributions(model, x, y, options, levels=3))
+    """IIA3: the attention of the block before the last has a path a·A_{L−1} too, and A_L is what the last
+    block computes behind it."""
+    return along_input(model, x, y, options, 2, last_two_blocks)
+
+
+def iia_previous(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
+    """IIA2(L−1): the path is that of the block before the last, a·A_{L−1}(x_i); the last block goes along."""
+    return along_input(model, x, y, options, 2, block_before)
 
 
 def ablation_image(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
@@ -41,92 +51,124 @@ def ablation_image(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Ten
 
 def released_ablation_image(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """As the release: each matrix is replaced by its mean over the queries (a sum over the wrong axis)."""
-    c = gradients_along_input(model, x, y, options)
-    return gradient_rollout(model, c.mean(-2, keepdim=True).expand_as(c))
+    C = gradients_along_input(model, x, y, options)
+    return gradient_rollout(model, [c.mean(-2, keepdim=True).expand_as(c) for c in C])
 
 
 def ablation_attention(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The picture alone: C_L = max(0, A_L ∘ G_L) of the plain run, then the last block's attention is
-    replaced by (j/n)·C_L (drawn from C_L, not from A_L, as the release does it)."""
-    maps = []
+    replaced by a·C_L (drawn from C_L, not from A_L, as the release does it). C is averaged; then rollout."""
+    maps, along = [], options.path(x).average()
     for rows in chunks(len(x), options.batch_size):
         with model.casting(x), torch.enable_grad():
             at = model.passes.record(x[rows], len(model.blocks) - 1)
             last = [A.detach().requires_grad_() for A in model.passes.own(at)]
-            score, _ = class_score(model, at, last, y[rows], options.target)
-            G = torch.autograd.grad(score, last, retain_graph=True)
+            logits, _ = model.passes.finish(at, last)
+            G = torch.autograd.grad(class_or_target(logits, y[rows], options.target).sum(), last,
+                                    retain_graph=True)
             end = [(A * g).relu().detach() for A, g in zip(last, G, strict=True)]
-            c = last_block_path(model, at, y[rows], options.steps, end, options.target)
-        maps.append(gradient_rollout(model, c / (options.steps + 1)))
-    return torch.cat(maps)
+            total = last_block(model, at, y[rows], along, stacked, options.target, end)
+        maps.append(gradient_rollout(model, unstacked(total)))
+    return torch.cat(maps, -3)
 
 
-# ----------------------------------------------------------------------- contributions C along the paths
+# ------------------------------------------------------------------------------------------ the paths
 
-def path_contributions(model: ViT, x: Tensor, y: Tensor, options: IIAOptions, levels: int) -> Tensor:
-    """C averaged over heads and over all points of the `levels` paths: [B, blocks, N, N]."""
-    n = options.steps
-    total = zero_contributions(model, x, y, n, levels, options)
-    for points, owner in input_points(x, n, options.batch_size):
-        total.index_add_(0, owner, attention_paths(model, points, y[owner], n, levels, options.target))
-    return total / (n + 1) ** levels
+def along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions, before: int,
+                follow: Callable[..., Tensor]) -> Tensor:
+    """The average, over the input's path, of what `follow` sums over the paths of attention.
+
+    follow: from a pass that has come to the last `before` blocks to [..., P, h, w].
+    """
+    paper, along = options.definition == "paper", options.path(x).average()
+    at_point = partial(gradient_rollout, model) if paper else stacked
+
+    def inner(points: Tensor, y: Tensor) -> Tensor:
+        with model.casting(points), torch.enable_grad():
+            at = model.passes.record(points, len(model.blocks) - before)
+            return follow(model, at, y, along, at_point, options.target)
+
+    maps = 0
+    if along.starts_at_zero:
+        maps = at_zero(model, x, y, options, follow, inner) * along.w[..., :1, None, None]
+    for points, owner, w in input_points(x, along, options.batch_size, first=int(along.starts_at_zero)):
+        maps = add_rows(maps, inner(points, y[owner]) * w[..., None, None], owner, len(x))
+    return maps if paper else gradient_rollout(model, unstacked(maps))
 
 
-def zero_contributions(model: ViT, x: Tensor, y: Tensor, n: int, levels: int, options: IIAOptions) -> Tensor:
-    """What the picture 0 contributes for each class of y: [B, blocks, N, N], computed once a class."""
+def at_zero(model: ViT, x: Tensor, y: Tensor, options: IIAOptions, follow: Callable[..., Tensor],
+            inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """What `inner` makes of the picture 0 for each class of y, [..., B, h, w], computed once a class."""
     kept = model.contributions_at_zero if options.target is None else {}
-    about = (n, levels, x.shape[1:], x.dtype, x.device)
+    about = (follow, replace(options, batch_size=0, target=None), x.shape[1:], x.dtype, x.device)
     wanted = y.unique()
     found = {c: kept[c, about] for c in wanted.tolist() if (c, about) in kept}
     missing = torch.tensor([c for c in wanted.tolist() if c not in found], dtype=y.dtype, device=y.device)
     for rows in chunks(len(missing), options.batch_size):
         classes = missing[rows]
-        zero = x.new_zeros(len(classes), *x.shape[1:])
-        new = attention_paths(model, zero, classes, n, levels, options.target)
-        found |= dict(zip(classes.tolist(), new, strict=True))
+        new = inner(x.new_zeros(len(classes), *x.shape[1:]), classes)
+        found |= dict(zip(classes.tolist(), new.unbind(-3), strict=True))
     for c in found:
         kept[c, about] = found[c]
     while len(kept) > ZERO_CLASSES:
         kept.pop(next(iter(kept)))
-    return torch.stack([found[c] for c in y.tolist()])
+    return torch.stack([found[c] for c in y.tolist()], -3)
 
 
-def attention_paths(model: ViT, x: Tensor, y: Tensor, n: int, levels: int,
-                    target: Target | None = None) -> Tensor:
-    """C for input points x [P, 3, H, W], averaged over heads, summed over the attention's paths:
-    [P, blocks, N, N]."""
-    with model.casting(x), torch.enable_grad():
-        at = model.passes.record(x, len(model.blocks) - levels + 1)
-        if levels == 2:
-            return last_block_path(model, at, y, n, target=target)
-        whole, total = model.passes.own(at), 0                  # A_{L−1}: [P, heads, N, N]
-        for a in path_points(n, x):
-            behind = model.passes.through(at, [(a * A).detach().requires_grad_() for A in whole])
-            total = total + last_block_path(model, behind, y, n, target=target)
-        return total
-
-
-def last_block_path(model: ViT, at: Passed, y: Tensor, n: int, end: list[Tensor] | None = None,
-                    target: Target | None = None) -> Tensor:
-    """C averaged over heads, summed over the path (j/n)·A_L of the last block's attention.
+def last_block(model: ViT, at: Passed, y: Tensor, along: Path, at_point: AtPoint,
+               target: Target | None = None, end: list[Tensor] | None = None) -> Tensor:
+    """Σ_j w_j of what `at_point` makes of C, where the last block's attention is a_j·A_L.
 
     Args:
         at: a pass of P rows that has come to the last block.
         end: the path's end, [P, heads, read, N] of each parallel part; None for the last block's own A_L.
 
     Returns:
-        [P, blocks, N, N].
+        [..., P, h, w].
     """
     end, total = model.passes.own(at) if end is None else end, 0
-    for a in path_points(n, end[0]):
-        score, matrices = class_score(model, at, [(a * A).detach().requires_grad_() for A in end], y, target)
-        G = torch.autograd.grad(score, matrices, retain_graph=True)
-        if isinstance(total, int):
-            N = matrices[0].shape[-1]
-            total = at.x.new_zeros(len(y), len(model.blocks), N, N, dtype=sum_dtype(at.x))
-        for A, g, b in zip(matrices, G, model.block_of, strict=True):
-            total[:, b, :A.shape[2]] += g.mul_(A.detach()).relu_().sum(1).div_(model.heads[b])
+    for a, w in along:
+        total = total + w * at_point(contributions(model, at, scaled(a, end), y, target))
     return total
+
+
+def last_two_blocks(model: ViT, at: Passed, y: Tensor, along: Path, at_point: AtPoint,
+                    target: Target | None = None) -> Tensor:
+    """Σ_k w_k over the path a_k·A_{L−1} of what `last_block` sums behind it."""
+    end, total = model.passes.own(at), 0
+    for a, w in along:
+        behind = model.passes.through(at, scaled(a, end))
+        total = total + w * last_block(model, behind, y, along, at_point, target)
+    return total
+
+
+def block_before(model: ViT, at: Passed, y: Tensor, along: Path, at_point: AtPoint,
+                 target: Target | None = None) -> Tensor:
+    """Σ_k w_k over the path a_k·A_{L−1} of what `at_point` makes of C; the last block has its own attention."""
+    end, total = model.passes.own(at), 0
+    for a, w in along:
+        behind = model.passes.through(at, scaled(a, end))
+        total = total + w * at_point(contributions(model, behind, None, y, target))
+    return total
+
+
+def scaled(a: Tensor, attention: Iterable[Tensor]) -> list[Tensor]:
+    """A point of attention's path, where a graph begins."""
+    return [(a * A).detach().requires_grad_() for A in attention]
+
+
+def contributions(model: ViT, at: Passed, attention: list[Tensor] | None, y: Tensor,
+                  target: Target | None) -> list[Tensor]:
+    """Each block's C, [P, N, N], of a pass that ends with `attention` in the last block (None: its own).
+
+    Of the last block there may be the first rows alone: the others are zero.
+    """
+    logits, A = model.passes.finish(at, attention)
+    G = torch.autograd.grad(class_or_target(logits, y, target).sum(), A, retain_graph=True)
+    C = [0] * len(model.blocks)
+    for a, g, b in zip(A, G, model.block_of, strict=True):            # parallel parts are more heads
+        C[b] = C[b] + g.mul_(a.detach()).relu_().sum(1, dtype=sum_dtype(at.x)).div_(model.heads[b])
+    return C
 
 
 def sum_dtype(x: Tensor) -> torch.dtype:
@@ -134,12 +176,16 @@ def sum_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def class_score(model: ViT, at: Passed, last: list[Tensor], y: Tensor,
-                target: Target | None = None) -> tuple[Tensor, list[Tensor]]:
-    """Σ f_y (or of the target function) with the last block's attention replaced by `last`
-    [P, heads, read, N], and all matrices that it comes from."""
-    logits, matrices = model.passes.finish(at, last)
-    return class_or_target(logits, y, target).sum(), matrices
+def stacked(C: Sequence[Tensor]) -> Tensor:
+    """Each block's C as one tensor that can be averaged, [P, blocks, N·N]; rows that are missing are zero."""
+    N = C[0].shape[-1]
+    return torch.stack([torch.nn.functional.pad(c, (0, 0, 0, N - c.shape[-2])).flatten(-2) for c in C], -2)
+
+
+def unstacked(C: Tensor) -> list[Tensor]:
+    """[..., P, blocks, N·N] -> each block's C, [..., P, N, N]."""
+    N = round(C.shape[-1] ** 0.5)
+    return list(C.unflatten(-1, (N, N)).unbind(-3))
 
 
 def plain_run(model: ViT, x: Tensor, y: Tensor,
@@ -157,34 +203,29 @@ def by_block(model: ViT, matrices: Sequence[Tensor]) -> list[Tensor]:
             for b in range(len(model.blocks))]
 
 
-def gradients_along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """max(0, G) averaged over heads and over the input's path: [B, blocks, N, N]."""
-    n, count, total = options.steps, len(x), 0
-    for points, owner in input_points(x, n, options.batch_size, first=0):
+def gradients_along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> list[Tensor]:
+    """max(0, G) averaged over heads and over the input's path, of each block: [..., B, N, N]."""
+    total = 0
+    for points, owner, w in input_points(x, options.path(x).average(), options.batch_size):
         _, G = plain_run(model, points, y[owner], options.target)
-        c = torch.stack([g.relu().mean(1) for g in G], 1)
-        total = c.new_zeros(count, *c.shape[1:]) if isinstance(total, int) else total
-        total.index_add_(0, owner, c)
-    return total / (n + 1)
+        C = stacked([g.relu().mean(1) for g in G])
+        total = add_rows(total, C * w[..., None, None], owner, len(x))
+    return unstacked(total)
 
 
 # ---------------------------------------------------------------------------------------------- rollout
 
-def gradient_rollout(model: ViT, c: Tensor) -> Tensor:
-    """R = Π_b rownorm(C_b + I), later blocks from the left; the row of what is read as a map.
+def gradient_rollout(model: ViT, C: Sequence[Tensor], normalise: bool = True) -> Tensor:
+    """R = Π_b rownorm(C_b + I), later blocks from the left; the row of R that is read, as a map [..., P, h, w].
 
-    [B, blocks, N, N] -> [B, h, w]. Only that row is carried through the product.
+    Only that row is carried through the product. It is the class token's; where the head does not read that,
+    the mean of the patches' rows. C: of each block [..., P, N, N], or its first rows where others are zero.
     """
-    c = c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
-    return read_row(model, c / c.sum(-1, keepdim=True))
-
-
-def read_row(model: ViT, factors: Tensor) -> Tensor:
-    """The row of factors[:, -1] ··· factors[:, 0] that is read, patches only: [B, h, w].
-
-    It is the class token's; where the head does not read it, the mean of the patches' rows.
-    """
-    row = model.start(factors) @ factors[:, -1]                     # [B, N]
-    for b in range(factors.shape[1] - 2, -1, -1):
-        row = (row[:, None] @ factors[:, b])[:, 0]
-    return row[:, -model.grid[0] * model.grid[1]:].unflatten(-1, model.grid)
+    with torch.autocast(C[0].device.type, enabled=False):
+        row = model.start(C[-1]).expand(*C[-1].shape[:-2], -1)                       # [..., P, N]
+        for c in reversed(C):
+            some, rest = row[..., :c.shape[-2]], row[..., c.shape[-2]:]
+            if normalise:
+                some = some / (c.sum(-1) + 1)
+            row = torch.cat([some, rest], -1) + (some[..., None, :] @ c)[..., 0, :]
+    return row[..., -model.grid[0] * model.grid[1]:].unflatten(-1, model.grid)

@@ -188,12 +188,11 @@ def vit_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, gr
             prefix: int = 1, pooled: bool = False) -> Tensor:
     """The finished map [H, W] of a picture x [1, C, H, W]; `prefix`: how many tokens come before the
     patches."""
-    sums, count = [], 0
+    rows = []
 
     def add(A, G):
-        nonlocal sums, count
         terms = [torch.relu(a * g).mean(0) for a, g in zip(A, G, strict=True)]
-        sums, count = [s + t for s, t in zip(sums, terms)] if sums else terms, count + 1
+        rows.append(rollout(terms, operation != "gae", prefix, pooled))
 
     with evaluating(network):
         L = len(attention(network, x, y)[0]) - 1
@@ -207,5 +206,4 @@ def vit_map(operation: str, network: nn.Module, x: Tensor, y: Target, n: int, gr
                 end = attention(network, picture, y, put)[0][L]
                 for j in range(n + 1):
                     add(*attention(network, picture, y, put | {L: j / n * end}))
-    row = rollout([s / count for s in sums], operation != "gae", prefix, pooled)
-    return finished(row.view(grid), tuple(x.shape[-2:]), "bilinear")
+    return finished((sum(rows) / len(rows)).view(grid), tuple(x.shape[-2:]), "bilinear")

@@ -24,42 +24,56 @@ def spatial_min(u):
     return u.min(-1, keepdim=True).values.min(-2, keepdim=True).values
 
 
-def cnn_map(operation, definition, stages, head, x, y, L, n):
+def rule_of(quadrature, n):
+    """The points and weights of a path, as lists: by the textbook's table for Gauss and Legendre."""
+    if quadrature == "gauss":
+        half = {1: [(0.5773502691896257, 1)], 2: [(0.0, 8 / 9), (0.7745966692414834, 5 / 9)],
+                3: [(0.3399810435848563, 0.6521451548625461), (0.8611363115940526, 0.3478548451374538)]}[n]
+        both = sorted({(sign * t, w) for t, w in half for sign in (-1, 1)})
+        return [(t + 1) / 2 for t, w in both], [w / 2 for t, w in both]
+    ends = 1 / n if quadrature == "riemann" else 1 / (2 * n)
+    return [i / n for i in range(n + 1)], [ends if i in (0, n) else 1 / n for i in range(n + 1)]
+
+
+LOWEST = {"spatial-minimum": spatial_min, "channel-minimum": lambda u: u.min(1, keepdim=True).values,
+          "zero": lambda u: 0 * u, "mean": lambda u: u.mean(-1, keepdim=True).mean(-2, keepdim=True)}
+
+
+def cnn_map(operation, definition, stages, head, x, y, L, n, quadrature="riemann", baseline="spatial-minimum"):
     """The raw map [h, w] of one picture x [1, 3, H, W] at layer L.
 
     `stages` are all stages of the network; under "release" `head` is what the release runs.
     """
+    L = L - 1 if operation == "iia-previous" else L
     features = lambda picture, k: compose(stages[:k], picture).detach()
     rest = stages[L:]
     relu = torch.relu
     total = 0
     if definition == "paper":
-        def level(u):                                    # Σ_j over the layer's path, not yet divided
-            r, acc = spatial_min(u), 0
-            for j in range(n + 1):
-                v = r + (j / n) * (u - r)
-                acc = acc + (u - r) * v * grad(rest, head, v, y)
+        points, lowest = list(zip(*rule_of(quadrature, n))), LOWEST[baseline]
+
+        def level(u):                                    # the integral over the layer's path
+            r, acc = lowest(u), 0
+            for a, w in points:
+                v = r + a * (u - r)
+                acc = acc + w * (u - r) * v * grad(rest, head, v, y)
             return acc
-        if operation == "iia":
-            for i in range(n + 1):
-                total = total + level(features(i / n * x, L))
-            total = total / n**2
+        if operation in ("iia", "iia-previous"):
+            for a, w in points:
+                total = total + w * level(features(a * x, L))
         elif operation == "iia-triple":
-            for i in range(n + 1):
-                w = features(i / n * x, L - 1)
-                for j in range(n + 1):
-                    v = spatial_min(w) + (j / n) * (w - spatial_min(w))
-                    total = total + level(stages[L - 1](v).detach())
-            total = total / n**3
+            for a, w in points:
+                u = features(a * x, L - 1)
+                for b, v in points:
+                    total = total + w * v * level(stages[L - 1](lowest(u) + b * (u - lowest(u))).detach())
         elif operation == "iia-ablation-im":
-            for i in range(n + 1):
-                u = features(i / n * x, L)
-                total = total + (u - spatial_min(u)) * u * grad(rest, head, u, y)
-            total = total / n
+            for a, w in points:
+                u = features(a * x, L)
+                total = total + w * (u - lowest(u)) * u * grad(rest, head, u, y)
         elif operation == "iia-ablation-ac":
-            total = level(features(x, L)) / n
+            total = level(features(x, L))
     else:
-        if operation == "iia":
+        if operation in ("iia", "iia-previous"):
             for i in range(n + 1):
                 u = features(i / n * x, L)
                 total = total + grad(rest, head, u, y) * relu(u)
@@ -128,41 +142,48 @@ def rollout_of(C, normalise=True, start=0):
     return R[0, 1:].view(side, side)
 
 
-def vit_map(operation, definition, net, x, y, n):
+def vit_map(operation, definition, net, x, y, n, quadrature="riemann"):
     """The raw map [grid, grid] of one picture x [1, 3, H, W]."""
     vit, relu = PlainViT(net), torch.relu
     L = vit.depth - 1
-    sums, count = [0] * vit.depth, 0
+    sums, whole, maps = [0] * vit.depth, 0, 0
+    points = list(zip(*rule_of(quadrature, n)))
 
-    def add(A, G):
-        nonlocal count
-        count += 1
+    def add(A, G, w=1):
+        nonlocal whole, maps
+        C = [relu(a * g).mean(0) for a, g in zip(A, G)]
+        whole, maps = whole + w, maps + w * rollout_of(C)
         for b in range(vit.depth):
-            sums[b] = sums[b] + relu(A[b] * G[b]).mean(0)
+            sums[b] = sums[b] + w * C[b]
 
     if operation == "iia":
-        for i in range(n + 1):
-            end = vit.run(i / n * x, y)[0][L]
-            for j in range(n + 1):
-                add(*vit.run(i / n * x, y, {L: j / n * end}))
+        for a, w in points:
+            end = vit.run(a * x, y)[0][L]
+            for b, v in points:
+                add(*vit.run(a * x, y, {L: b * end}), w * v)
     elif operation == "iia-triple":
-        for i in range(n + 1):
-            before = vit.run(i / n * x, y)[0][L - 1]
-            for k in range(n + 1):
-                end = vit.run(i / n * x, y, {L - 1: k / n * before})[0][L]
-                for j in range(n + 1):
-                    add(*vit.run(i / n * x, y, {L - 1: k / n * before, L: j / n * end}))
+        for a, w in points:
+            before = vit.run(a * x, y)[0][L - 1]
+            for b, v in points:
+                end = vit.run(a * x, y, {L - 1: b * before})[0][L]
+                for c, u in points:
+                    add(*vit.run(a * x, y, {L - 1: b * before, L: c * end}), w * v * u)
+    elif operation == "iia-previous":
+        for a, w in points:
+            before = vit.run(a * x, y)[0][L - 1]
+            for b, v in points:
+                add(*vit.run(a * x, y, {L - 1: b * before}), w * v)
     elif operation == "ablation-image":
-        for i in range(n + 1):
-            _, G = vit.run(i / n * x, y)
-            add([torch.ones_like(g) for g in G], G)
+        for a, w in points:
+            _, G = vit.run(a * x, y)
+            add([torch.ones_like(g) for g in G], G, w)
         if definition == "release":
             sums = [s.mean(0, keepdim=True).repeat(len(s), 1) for s in sums]
     elif operation == "ablation-attention":
         A, G = vit.run(x, y)
         end = relu(A[L] * G[L])
-        for j in range(n + 1):
-            add(*vit.run(x, y, {L: j / n * end}))
+        for a, w in points:
+            add(*vit.run(x, y, {L: a * end}), w)
     elif operation == "gae":
         add(*vit.run(x, y))
         return rollout_of(sums, normalise=False)
@@ -173,7 +194,9 @@ def vit_map(operation, definition, net, x, y, n):
         _, G = vit.run(x, y)
         relevance = relevance_of_attention(net, x, y, 1e-5 if definition == "release" else None)
         return rollout_of([relu(r * g).mean(0) for r, g in zip(relevance, G)], normalise=False, start=1)
-    return rollout_of([s / count for s in sums])
+    if operation.startswith("iia") and definition == "paper":        # rollout inside the integral
+        return maps / whole
+    return rollout_of([s / whole for s in sums])
 
 
 def relevance_of_attention(net, x, y, eps=None):

@@ -7,20 +7,20 @@ from torch import nn
 
 import iia
 from iia.options import IIAOptions
-from iia.integration import gradient, spatial_minimum
+from iia.integration import BASELINES, gradient
 from iia.maps import minmax
 from iia.methods import CNN_OPERATIONS
 
 from .conftest import random_weights, toy_vgg
 from .oracles import cnn_map
 
-IIA_OPERATIONS = ["iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac"]
+IIA_OPERATIONS = ["iia", "iia-triple", "iia-previous", "iia-ablation-im", "iia-ablation-ac"]
 
 
-def compare(model, stages, head, x, y, operation, definition, layer, n=3, batch_size=5):
-    how = IIAOptions(layer, n, definition, batch_size)
+def compare(model, stages, head, x, y, operation, definition, layer, n=3, batch_size=5, **rule):
+    how = IIAOptions(layer, n, definition, batch_size, **rule)
     found = CNN_OPERATIONS[operation].under(definition)(model, x, y, how)
-    wanted = torch.stack([cnn_map(operation, definition, stages, head, x[b:b + 1], int(y[b]), layer, n)
+    wanted = torch.stack([cnn_map(operation, definition, stages, head, x[b:b + 1], int(y[b]), layer, n, **rule)
                           for b in range(len(x))])
     assert wanted.abs().max() > 1e-6
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
@@ -30,12 +30,28 @@ def compare(model, stages, head, x, y, operation, definition, layer, n=3, batch_
 @pytest.mark.parametrize("definition", ["paper", "release"])
 @pytest.mark.parametrize("operation", IIA_OPERATIONS)
 def test_toy_network(operation, definition, layer, vgg, pictures, classes):
+    if operation == "iia-previous" and layer == 1:
+        with pytest.raises(iia.UserError, match="no layer before 1"):
+            iia.explain(vgg, pictures, classes, operation, layer=1, definition=definition)
+        return
     plain = toy_vgg().double()
     for module in plain.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
     head = nn.Sequential(plain.avgpool, nn.Flatten(), plain.classifier)
     compare(iia.wrap(vgg), list(plain.features), head, pictures, classes, operation, definition, layer)
+
+
+@pytest.mark.parametrize("quadrature, baseline", [("trapezoid", "spatial-minimum"), ("gauss", "spatial-minimum"),
+                         ("riemann", "channel-minimum"), ("gauss", "zero"), ("trapezoid", "mean")])
+@pytest.mark.parametrize("operation", IIA_OPERATIONS)
+def test_rules_and_baselines(operation, quadrature, baseline, vgg, pictures, classes):
+    plain = toy_vgg().double()
+    head = nn.Sequential(plain.avgpool, nn.Flatten(), plain.classifier)
+    stages = [nn.ReLU() if isinstance(stage, nn.ReLU) else stage for stage in plain.features]
+    head[2][1].inplace = False
+    compare(iia.wrap(vgg), stages, head, pictures, classes, operation, "paper", 6, quadrature=quadrature,
+            baseline=baseline)
 
 
 @pytest.mark.parametrize("definition", ["paper", "release"])
@@ -110,7 +126,7 @@ def test_one_step_limits_agree(vgg, pictures, classes):
     rest = 0
     for picture in (torch.zeros_like(pictures), pictures):
         u = model.features(picture, 6)
-        r = spatial_minimum(u).expand_as(u)
+        r = BASELINES["spatial-minimum"](u).expand_as(u)
         rest = rest + ((u - r) * r * gradient(model.score(6), r, classes)).sum(1)
     end = CNN_OPERATIONS["iia-ablation-im"].under("paper")(model, pictures, classes, how)
     torch.testing.assert_close(both, end + rest)

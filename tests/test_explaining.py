@@ -116,13 +116,68 @@ def test_nothing_is_kept_after_an_error_and_a_vit_shares_nothing(vgg, vit, pictu
         assert torch.equal(iia.explain(model, pictures, classes, steps=2), wanted)
 
 
-@pytest.mark.parametrize("kind, usual, others", [("vgg", 10, (5, 9, 11)), ("vit", 5, (4, 6, 10))])
-def test_the_models_own_number_of_steps(kind, usual, others, pictures, classes, request):
+@pytest.mark.parametrize("kind, definition, usual, others", [
+    ("vgg", "paper", 10, (5, 9, 11)), ("vit", "paper", 10, (5, 9, 11)), ("vit", "release", 5, (4, 6, 10))])
+def test_the_models_own_number_of_steps(kind, definition, usual, others, pictures, classes, request):
     model = iia.wrap(request.getfixturevalue(kind), image_size=16)
-    found = iia.explain(model, pictures, classes)
-    assert torch.equal(found, iia.explain(model, pictures, classes, steps=usual))
+    found = iia.explain(model, pictures, classes, definition=definition)
+    assert torch.equal(found, iia.explain(model, pictures, classes, steps=usual, definition=definition))
     for n in others:
-        assert not torch.allclose(found, iia.explain(model, pictures, classes, steps=n), atol=1e-6)
+        other = iia.explain(model, pictures, classes, steps=n, definition=definition)
+        assert not torch.allclose(found, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("quadrature", ["riemann", "trapezoid", "gauss"])
+@pytest.mark.parametrize("kind, operation", [("vgg", "iia"), ("vgg", "iia-triple"), ("vgg", "iia-previous"),
+    ("vgg", "iia-ablation-im"), ("vgg", "iia-ablation-ac"), ("vit", "iia"), ("vit", "iia-triple"),
+    ("vit", "iia-previous"), ("vit", "ablation-image"), ("vit", "ablation-attention")])
+def test_the_error_is_the_difference_from_the_map_of_half_the_steps(kind, operation, quadrature, pictures, classes,
+                                                                    request):
+    """Of riemann and trapezoid the points of n = 2 are among those of n = 4. The maps stay as they are."""
+    model = iia.wrap(request.getfixturevalue(kind), image_size=16)
+    how = dict(operation=operation, quadrature=quadrature, batch_size=7)
+    maps, error = iia.explain(model, pictures, classes, **how, steps=4, return_error=True)
+    torch.testing.assert_close(maps, iia.explain(model, pictures, classes, **how, steps=4))
+    assert error.shape == (3,) and (error > 0).all() and (error < 1).all()
+    one, error_of_one = iia.explain(model, pictures[:1], classes[:1], **how, steps=4, return_error=True)
+    torch.testing.assert_close(error_of_one, error[:1])
+    if quadrature != "gauss":
+        half = iia.explain(model, pictures, classes, **how, steps=2)
+        scale = 2**{"riemann": 1.3, "trapezoid": 1.7}[quadrature] - 1
+        torch.testing.assert_close(error * scale, (maps - half).abs().amax((1, 2)))
+
+
+def test_the_error_of_one_step_is_not_known_and_that_of_many_is_small(vgg, pictures, classes):
+    model = iia.wrap(vgg, image_size=16)
+    assert iia.explain(model, pictures, classes, steps=1, return_error=True)[1].isnan().all()
+    limit = iia.explain(model, pictures, classes, steps=60, quadrature="gauss")
+    maps, error = iia.explain(model, pictures, classes, steps=10, return_error=True)
+    true = (maps - limit).abs().amax((1, 2))
+    assert ((error > true / 4) & (error < 4 * true)).all(), (error, true)
+    assert iia.explain(model, pictures, classes, steps=40, quadrature="gauss", return_error=True)[1].max() < error.min()
+    maps, error = iia.explain(model, pictures[:0], [], return_error=True)
+    assert maps.shape == (0, 16, 16) and error.shape == (0,)
+
+
+@pytest.mark.parametrize("kind, arguments, message", [
+    ("vgg", dict(quadrature="simpson"), "quadrature"), ("vgg", dict(baseline="black"), "baseline"),
+    ("vgg", dict(quadrature="gauss", definition="release"), "sums and baselines of its own"),
+    ("vit", dict(baseline="zero"), "begins at 0"), ("vgg", dict(operation="gradcam", return_error=True), "no limit"),
+    ("vgg", dict(definition="release", return_error=True), "no limit"),
+    ("vit", dict(operation="gae", return_error=True), "no limit")])
+def test_quadrature_and_baseline_where_there_is_none(kind, arguments, message, pictures, classes, request):
+    with pytest.raises(iia.UserError, match=message):
+        iia.explain(request.getfixturevalue(kind), pictures, classes, **arguments)
+
+
+def test_the_pictures_path_is_shared_by_operations_of_one_quadrature_alone(vgg, pictures, classes):
+    model = iia.wrap(vgg, image_size=16)
+    how = [dict(operation=name, quadrature=rule, steps=3)
+           for name in ("iia", "iia-triple") for rule in ("riemann", "gauss", "trapezoid")]
+    with iia.sharing(model, pictures):
+        shared = [iia.explain(model, pictures, classes, **one) for one in how]
+    for one, found in zip(how, shared):
+        assert torch.equal(found, iia.explain(model, pictures, classes, **one))
 
 
 @pytest.mark.parametrize("operation, fits", [("iia", 2), ("ig", 4)])   # ig: in sets of three pictures

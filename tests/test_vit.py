@@ -34,6 +34,16 @@ def test_every_operation(operation, definition, vit, pictures, classes):
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("quadrature", ["trapezoid", "gauss"])
+@pytest.mark.parametrize("operation", [name for name, row in VIT_OPERATIONS.items() if row.integral])
+def test_rules(operation, quadrature, vit, pictures, classes):
+    how = IIAOptions(layer=4, steps=3, batch_size=4, quadrature=quadrature)
+    found = VIT_OPERATIONS[operation].under("paper")(iia.wrap(vit), pictures, classes, how)
+    wanted = torch.stack([vit_map(operation, "paper", vit, pictures[b:b + 1], int(classes[b]), 3, quadrature)
+                          for b in range(3)])
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
+
+
 @pytest.mark.parametrize("operation", list(VIT_OPERATIONS))
 def test_batched_equals_one_by_one(operation, pictures, classes):
     model, x = iia.wrap(toy_vit()), pictures.float()
@@ -138,11 +148,14 @@ def attend_by_hand(net, x, y, replaced=None):
 def slow_map(operation, net, x, y, n, grid, start, parallel=1):
     """The raw map of a picture [1, C, H, W]: METHOD.md's section 6 with whole passes. start: what is read, [N].
     parallel: how many attentions each block has."""
-    terms = []
+    rows = []
 
     def add(A, G):
-        C = [torch.relu(a * g) for a, g in zip(A, G)]
-        terms.append([torch.cat(C[b:b + parallel]).mean(0) for b in range(0, len(C), parallel)])
+        R, C = torch.eye(len(start), dtype=x.dtype), [torch.relu(a * g) for a, g in zip(A, G)]
+        for b in range(0, len(C), parallel):
+            M = torch.cat(C[b:b + parallel]).mean(0) + torch.eye(len(start), dtype=x.dtype)
+            R = (M if operation == "gae" else M / M.sum(1, keepdim=True)) @ R
+        rows.append(start @ R)
 
     L = len(attend_by_hand(net, x, y)[0]) - parallel
     own = range(L, L + parallel)
@@ -152,18 +165,17 @@ def slow_map(operation, net, x, y, n, grid, start, parallel=1):
         whole = attend_by_hand(net, i / n * x, y)[0]
         for j in range(n + 1):
             add(*attend_by_hand(net, i / n * x, y, {b: j / n * whole[b] for b in own}))
-    for i in range(n + 1 if operation == "iia-triple" else 0):
+    for i in range(n + 1 if operation in ("iia-triple", "iia-previous") else 0):
         whole = attend_by_hand(net, i / n * x, y)[0]
         for k in range(n + 1):
             before = {b - parallel: k / n * whole[b - parallel] for b in own}
+            if operation == "iia-previous":
+                add(*attend_by_hand(net, i / n * x, y, before))
+                continue
             end = attend_by_hand(net, i / n * x, y, before)[0]
             for j in range(n + 1):
                 add(*attend_by_hand(net, i / n * x, y, before | {b: j / n * end[b] for b in own}))
-    R = torch.eye(len(start), dtype=x.dtype)
-    for C in [sum(block) / len(terms) for block in zip(*terms)]:
-        M = C + torch.eye(len(start), dtype=x.dtype)
-        R = (M if operation == "gae" else M / M.sum(1, keepdim=True)) @ R
-    return (start @ R)[-grid[0] * grid[1]:].view(grid)
+    return (sum(rows) / len(rows))[-grid[0] * grid[1]:].view(grid)
 
 
 def reads(prefix, patches, which):
@@ -174,7 +186,7 @@ def reads(prefix, patches, which):
     return row
 
 
-def check_any(net, wanted, grid=(4, 4), size=(16, 16), operations=("iia", "iia-triple", "gae"), **how):
+def check_any(net, wanted, grid=(4, 4), size=(16, 16), operations=("iia", "iia-triple", "iia-previous", "gae"), **how):
     """Maps of two pictures by the general way, together, against the loop with the user's network."""
     model = iia.wrap(net.eval(), image_size=size, in_chans=3)
     x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

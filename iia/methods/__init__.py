@@ -25,6 +25,7 @@ class Operation:
     source: the paper, or what it is. cost: network passes for a picture; n is the number of steps.
     released: the place under `definition = "release"` where that differs.
     of_layer: whether it explains a layer. rows: of a batch, that a picture takes at once.
+    integral: whether the map approaches a limit as n grows.
     """
     place: str
     source: str
@@ -32,6 +33,7 @@ class Operation:
     released: str | None = None
     of_layer: bool = True
     rows: int = 1
+    integral: bool = False
 
     def under(self, definition: str) -> Callable:
         """The function for a definition.
@@ -55,16 +57,19 @@ IIA = "Barkan et al., ICCV 2023"
 
 CNN_OPERATIONS: dict[str, Operation] = {
     "iia": Operation("cnn_attribution.iia2", f"{IIA}: two levels", "n forward, (n+1)² of the tail",
-                     released="cnn_attribution.released_iia"),
+                     released="cnn_attribution.released_iia", integral=True),
     "iia-triple": Operation("cnn_attribution.iia3", f"{IIA}: three levels",
                             "n forward, (n+1)² of stage L, (n+1)³ of the tail",
-                            released="cnn_attribution.released_iia3"),
+                            released="cnn_attribution.released_iia3", integral=True),
+    "iia-previous": Operation("cnn_attribution.iia_previous", f"{IIA}: two levels, at the stage before",
+                              "n forward, (n+1)² of its tail",
+                              released="cnn_attribution.released_previous", integral=True),
     "iia-ablation-im": Operation("cnn_attribution.ablation_input", f"{IIA}: the input's path alone",
                                  "n forward, n+1 of the tail",
-                                 released="cnn_attribution.released_ablation_input"),
+                                 released="cnn_attribution.released_ablation_input", integral=True),
     "iia-ablation-ac": Operation("cnn_attribution.ablation_layer", f"{IIA}: the layer's path alone",
                                  "1 forward, n+1 of the tail",
-                                 released="cnn_attribution.released_ablation_layer"),
+                                 released="cnn_attribution.released_ablation_layer", integral=True),
 
     # The same layer as IIA: one pass of the features, then the tail.
     "gradcam": Operation("methods.gradcam_family.gradcam", "Selvaraju et al., ICCV 2017",
@@ -97,13 +102,18 @@ CNN_OPERATIONS: dict[str, Operation] = {
 }
 
 VIT_OPERATIONS: dict[str, Operation] = {
-    "iia": Operation("vit_attribution.iia2", f"{IIA}: two levels", "n forward, n (n+1) backward"),
-    "iia-triple": Operation("vit_attribution.iia3", f"{IIA}: three levels", "n forward, n (n+1)² backward"),
+    "iia": Operation("vit_attribution.iia2", f"{IIA}: two levels", "n forward, n (n+1) backward",
+                     integral=True),
+    "iia-triple": Operation("vit_attribution.iia3", f"{IIA}: three levels", "n forward, n (n+1)² backward",
+                            integral=True),
+    "iia-previous": Operation("vit_attribution.iia_previous", f"{IIA}: two levels, at the block before",
+                              "n forward, n (n+1) backward", integral=True),
     "ablation-image": Operation("vit_attribution.ablation_image", f"{IIA}: the input's path alone",
                                 "n+1 forward and backward",
-                                released="vit_attribution.released_ablation_image"),
+                                released="vit_attribution.released_ablation_image", integral=True),
     "ablation-attention": Operation("vit_attribution.ablation_attention",
-                                    f"{IIA}: the attention's path alone", "1 forward, n+2 backward"),
+                                    f"{IIA}: the attention's path alone", "1 forward, n+2 backward",
+                                    integral=True),
     "gae": Operation("methods.vit_methods.gae", "Chefer et al., ICCV 2021", "1 forward and backward"),
     "rollout": Operation("methods.vit_methods.rollout", "Abnar & Zuidema, ACL 2020", "1 forward"),
     "t-attr": Operation("methods.transformer_attribution.t_attr", "Chefer et al., CVPR 2021",

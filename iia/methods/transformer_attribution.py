@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..integration import chunks
 from ..models.find_attention import tokens_into
 from ..models.vit import ViT
-from ..vit_attribution import read_row, plain_run
+from ..vit_attribution import gradient_rollout, plain_run
 
 
 def t_attr(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
@@ -35,8 +35,8 @@ def t_attr(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     for rows in chunks(len(x), options.batch_size):
         _, G = plain_run(model, x[rows], y[rows])
         relevance = attention_relevance(model, x[rows], y[rows], eps)
-        c = torch.stack([(r * g).relu().mean(1) for r, g in zip(relevance[1:], G[1:], strict=True)], 1)
-        maps.append(read_row(model, c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)))
+        C = [(r * g).relu().mean(1) for r, g in zip(relevance[1:], G[1:], strict=True)]
+        maps.append(gradient_rollout(model, C, normalise=False))
     return torch.cat(maps)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..options import IIAOptions
 from ..integration import chunks
 from ..models.vit import ViT
-from ..vit_attribution import by_block, gradient_rollout, plain_run, read_row
+from ..vit_attribution import by_block, gradient_rollout, plain_run
 
 
 def gae(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
@@ -17,8 +17,8 @@ def gae(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     maps = []
     for rows in chunks(len(x), options.batch_size):
         A, G = plain_run(model, x[rows], y[rows], options.target)
-        c = torch.stack([(a * g).relu().mean(1) for a, g in zip(A, G, strict=True)], 1)    # [P, blocks, N, N]
-        maps.append(read_row(model, c + torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)))
+        C = [(a * g).relu().mean(1) for a, g in zip(A, G, strict=True)]                  # [P, N, N] of each
+        maps.append(gradient_rollout(model, C, normalise=False))
     return torch.cat(maps)
 
 
@@ -31,5 +31,5 @@ def rollout(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     for rows in chunks(len(x), options.batch_size):
         with torch.no_grad(), model.casting(x):
             _, A = model.passes.plain(x[rows])
-        maps.append(gradient_rollout(model, torch.stack([a.mean(1) for a in by_block(model, A)], 1)))
+        maps.append(gradient_rollout(model, [a.mean(1) for a in by_block(model, A)]))
     return torch.cat(maps)

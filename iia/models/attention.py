@@ -80,9 +80,10 @@ class AnyPass:
         _, kept, seen = self.run(at.x, at.kept, put, at.blocks + 1)
         return Passed(at.x, at.blocks + 1, at.recorded + seen, kept)
 
-    def finish(self, at: Passed, attention: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The logits with `attention` in place of the next block's own, and all matrices behind them."""
-        put = at.put | dict(enumerate(attention, self.block_of.index(at.blocks)))
+    def finish(self, at: Passed, attention: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """The logits with `attention` in place of the next block's own (None: its own, in the graph), and all
+        matrices behind them."""
+        put = at.put | dict(enumerate(attention or [], self.block_of.index(at.blocks)))
         logits, _, seen = self.run(at.x, at.kept, put)
         return logits, at.recorded + seen
 

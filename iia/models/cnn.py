@@ -37,7 +37,7 @@ class CNN(Model):
     """
 
     upsampling = "bicubic"     # of a raw map to the picture's size (METHOD.md, section 5)
-    default_steps = 10         # n, as in the release
+    default_steps = {"paper": 10, "release": 10}         # n
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
                  labels: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ class ViT(Model):
     """
 
     upsampling = "bilinear"     # of a raw map to the picture's size (METHOD.md, section 5)
-    default_steps = 5           # n, as in the release
+    default_steps = {"paper": 10, "release": 5}          # n
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
                  labels: list[str] | None = None) -> None:
@@ -120,8 +120,9 @@ class RowPass(AnyPass):
         tokens = self.behind(self.blocks[at.blocks], at.kept[-1], attention[0])
         return Passed(at.x, at.blocks + 1, at.recorded + attention, [tokens])
 
-    def finish(self, at: Passed, attention: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        at = self.through(at, attention)
+    def finish(self, at: Passed, attention: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        own = self.attention
+        at = self.through(at, attention or [own(self.blocks[at.blocks], at.kept[-1], self.read)])
         return self.head(at.kept[-1]), at.recorded
 
     def head(self, tokens: Tensor) -> Tensor:
