@@ -1,5 +1,6 @@
 """Freed memory stays with a script's process, and with no other."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import iia
 from iia.memory import keep_freed_memory
 
 FAULTS = '''"""Prints the page faults of 16 tensors of 64 MiB, each freed before the next."""
@@ -45,3 +47,21 @@ def test_a_system_that_cannot_is_left_as_it_is(monkeypatch):
         raise OSError(name)
     monkeypatch.setattr("ctypes.CDLL", no_library)
     assert keep_freed_memory() is False
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc")
+def test_memory_and_descriptors_stay_flat_over_300_calls(vgg, vit, pictures, classes):
+    """Of a network that was wrapped once, and of one that each call wraps."""
+    def used():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, \
+            len(os.listdir("/proc/self/fd"))
+
+    models = [iia.wrap(vgg, image_size=16), iia.wrap(vit)]
+    after = []
+    for number in range(300):
+        model = vgg if number % 50 == 49 else models[number % 2]
+        iia.explain(model, pictures, (classes + number) % 7, "iia" if number % 3 else "iia-triple", steps=1)
+        if number in (99, 299):
+            after.append(used())
+    (memory, files), (memory_at_end, files_at_end) = after
+    assert files_at_end == files and memory_at_end < memory + 30, after

@@ -1,6 +1,7 @@
 """Integrated Gradients and LIFT-CAM against their formulas and their completeness."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -89,6 +90,16 @@ def test_captum_has_its_own_rules_back(toy, x, y):
     with pytest.raises(Exception):
         iia.explain(toy, x, torch.tensor([3, 99]), "lift-cam")
     assert deep_lift.SUPPORTED_NON_LINEAR == before
+
+
+def test_captum_has_its_own_rules_back_after_threads(toy, x, y):
+    """Two threads, the second of which starts while the first has captum's table replaced."""
+    from captum.attr._core import deep_lift
+    before = deep_lift.SUPPORTED_NON_LINEAR
+    with ThreadPoolExecutor(4) as threads:
+        maps = list(threads.map(lambda _: iia.explain(toy, x, y, "lift-cam"), range(24)))
+    assert deep_lift.SUPPORTED_NON_LINEAR is before
+    assert all(torch.equal(one, maps[0]) for one in maps)
 
 
 def test_a_library_that_is_missing_is_named(toy, x, y, monkeypatch):
