@@ -81,7 +81,7 @@ def class_folders(folder: Path, names: ClassNames) -> dict[str, int]:
     """The class of each folder in it, by its name alone; {} where it holds no folders of classes.
 
     Raises:
-        UserError: some are of classes and others are not, or pictures lie beside them.
+        UserError: some are of classes and others are not, or pictures of ImageNet lie beside them.
     """
     inside = os.scandir(folder) if folder.is_dir() else ()
     classes = {entry.name: class_of(entry.name, names, entry.path) for entry in inside
@@ -93,8 +93,8 @@ def class_folders(folder: Path, names: ClassNames) -> dict[str, int]:
         raise UserError(f"{folder} holds folders of classes, but {foreign[0]!r} is no class of the network "
                         f"({len(foreign)} of {len(classes)}). A folder is named by a class's label, or by its "
                         "WordNet id, known for ImageNet's classes and where the labels begin with it.")
-    if beside := pictures_in(folder):
-        raise UserError(f"{folder} holds folders of classes, and {len(beside)} pictures beside them: it is half "
+    if beside := sum(map(bool, map(NUMBERED.fullmatch, pictures_in(folder)))):
+        raise UserError(f"{folder} holds folders of classes, and {beside} of ImageNet's pictures beside them: it is half "
                         "unpacked. Remove it and unpack it again, or sort them into the folders.")
     return classes
 
