@@ -41,8 +41,8 @@ def table(model, settings: Settings) -> int:
 
     Prints the table and writes it to
     {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{hash}/, under the name of
-    images_dir where pics_file is None. Pictures and maps that cannot be used are named and counted. Returns 1
-    when there were any, else 0.
+    images_dir where pics_file is None. Pictures and maps that cannot be used are named and counted. Returns
+    1 when there were any, else 0.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
@@ -50,7 +50,8 @@ def table(model, settings: Settings) -> int:
     check(model, settings)
     model.to(pick_device(settings.device))
     cut = model.cut(layer_and_steps(settings)[0])
-    pics = PicsDataset(settings.pics_file, settings.images_dir, model, settings.every_nth, settings.per_class)
+    pics = PicsDataset(settings.pics_file, settings.images_dir, model, settings.every_nth,
+                       settings.per_class)
     names, metrics = (list(dict.fromkeys(given)) for given in (settings.operations, settings.figures))
     listed = Path(settings.pics_file or Path(settings.images_dir).resolve()).stem
     folder = "_".join((listed, model.name, str(cut), settings.definition, settings.explained_class))

@@ -191,20 +191,21 @@ def test_each_script_names_the_other_for_networks_that_it_does_not_explain(
 
 def class_folders(folder):
     """Photographs in class folders: two cats and a missile, numbers 285 and 657."""
-    for wnid, name, source in (("n02124075", "chelsea.png", "chelsea.png"), ("n02124075", "again.png", "chelsea.png"),
-                               ("n03773504", "rocket.jpg", "rocket.jpg")):
-        (folder / "val" / wnid).mkdir(parents=True, exist_ok=True)
-        shutil.copy(photograph(source), folder / "val" / wnid / name)
+    for place, source in (("n02124075/chelsea.png", "chelsea.png"), ("n02124075/again.png", "chelsea.png"),
+                          ("n03773504/rocket.jpg", "rocket.jpg")):
+        (folder / "val" / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photograph(source), folder / "val" / place)
     return "--pics_file=none", "--images_dir=val"
 
 
 def test_panels_of_class_folders(folder, monkeypatch):
-    flags = "--model_name=efficientnet_lite0", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1", "--every_nth=2"
-    assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *flags, *class_folders(folder)) == 0
+    flags = ("--model_name=efficientnet_lite0", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1",
+             "--every_nth=2", *class_folders(folder))
+    assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *flags) == 0
     assert {path.name for path in (folder / "qualitive_results").glob("*.png")} == {
         "efficientnet_lite0_Egyptian_cat_again.png", "efficientnet_lite0_missile_rocket.png"}
-    saved = json.loads((folder / "qualitive_results/efficientnet_lite0_settings.json").read_text())["settings"]
-    assert (saved["every_nth"], saved["per_class"], saved["pics_file"]) == (2, None, None)
+    saved = json.loads((folder / "qualitive_results/efficientnet_lite0_settings.json").read_text())
+    assert [saved["settings"][name] for name in ("every_nth", "per_class", "pics_file")] == [2, None, None]
 
 
 def test_a_table_of_class_folders(folder, monkeypatch):
@@ -218,18 +219,19 @@ def test_a_table_of_class_folders(folder, monkeypatch):
     path, rows = parts[2]
     assert json.loads((path.parent / "summary.json").read_text())["identity"]["per_class"] == 1
     first = min(("chelsea.png", "again.png"), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    assert [(row.split(",")[1], row.split(",")[5]) for row in rows] == [(first, "285"), ("rocket.jpg", "657")]
+    named = [(row.split(",")[1], row.split(",")[5]) for row in rows]
+    assert named == [(first, "285"), ("rocket.jpg", "657")]
 
 
 @pytest.mark.parametrize("script", ["vit_saliency_map_generator.py", "explanation_tests_vit.py"])
 def test_class_folders_for_a_vit_whose_labels_are_wordnet_ids(script, folder, monkeypatch, capsys):
     (folder / "names.txt").write_text("n03773504\ndog\nn02124075\n")
-    flags = [*fine_tuned(folder, "test_vit"), "--labels_file=names.txt", "--operations=gae", *class_folders(folder)]
-    flags = [flag for flag in flags if "INTERPOLATION" not in flag]
+    flags = [flag for flag in fine_tuned(folder, "test_vit") if "INTERPOLATION" not in flag]
+    flags += ["--labels_file=names.txt", "--operations=gae", *class_folders(folder)]
     flags += ["--figures=POS", "--num_workers=0"] if "tests" in script else []
     assert in_process(script, folder, monkeypatch, *flags) == 0
     if "tests" in script:
-        rows = next((folder / "explanation_results").glob("*/per_image.csv")).read_text().splitlines()[1:]
-        assert [row.split(",")[5] for row in rows] == ["2", "2", "0"]
+        rows = next((folder / "explanation_results").glob("*/per_image.csv")).read_text().splitlines()
+        assert [row.split(",")[5] for row in rows] == ["target", "2", "2", "0"]
     else:
         assert (folder / "qualitive_results/test_vit_n03773504_rocket.png").exists()

@@ -21,7 +21,7 @@ Found = list[tuple[Path, int, str]]
 PICTURES = 50_000
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-MAPS = ("meta.mat", "map_clsloc.txt")           # the devkit's numbers and WordNet ids, of 2012 and of later years
+MAPS = ("meta.mat", "map_clsloc.txt")         # the devkit's numbers and WordNet ids: of 2012, of later years
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
 FETCH = ("ILSVRC2012_img_val.tar (6.7 GB) and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org\n"
          "and put both there, which unpacks them, or have the pictures there")
@@ -54,14 +54,20 @@ def find(images_dir: Path, names: ClassNames) -> tuple[Path, dict[str, int]]:
     if classes := class_folders(val, names):
         return val, classes
     if val.exists():
-        raise UserError(f"{val} holds no class folders: remove it if its unpacking was cut short, or give it as "
-                        "images_dir if its pictures have a list.")
+        raise UserError(f"{val} holds no class folders: remove it if its unpacking was cut short, or give "
+                        "it as images_dir if its pictures have a list.")
     raise missing("pics_file is None, and ImageNet's validation set", images_dir, FETCH, TREE)
 
 
 def pictures_in(folder: Path) -> list[str]:
     """The names of the picture files that lie directly in a folder."""
     return sorted(filter(is_picture, os.listdir(folder))) if folder.is_dir() else []
+
+
+def numbered(folder: Path) -> dict[int, Path]:
+    """ImageNet's pictures that lie directly in a folder, by the number in their names."""
+    found = filter(None, map(NUMBERED.fullmatch, pictures_in(folder)))
+    return {int(match[1]): folder / match[0] for match in found}
 
 
 def is_picture(path: str) -> bool:
@@ -91,11 +97,11 @@ def class_folders(folder: Path, names: ClassNames) -> dict[str, int]:
         return {}
     if foreign:
         raise UserError(f"{folder} holds folders of classes, but {foreign[0]!r} is no class of the network "
-                        f"({len(foreign)} of {len(classes)}). A folder is named by a class's label, or by its "
-                        "WordNet id, known for ImageNet's classes and where the labels begin with it.")
-    if beside := sum(map(bool, map(NUMBERED.fullmatch, pictures_in(folder)))):
-        raise UserError(f"{folder} holds folders of classes, and {beside} of ImageNet's pictures beside them: it is half "
-                        "unpacked. Remove it and unpack it again, or sort them into the folders.")
+                        f"({len(foreign)} of {len(classes)}). A folder is named by a class's label, or by "
+                        "its WordNet id, known for ImageNet's classes and where the labels begin with it.")
+    if beside := len(numbered(folder)):
+        raise UserError(f"{folder} holds folders of classes, and {beside} of ImageNet's pictures beside them: it "
+                        "is half unpacked. Remove it and unpack it again, or sort them into the folders.")
     return classes
 
 
@@ -133,14 +139,13 @@ def read_ground_truth(path: Path, lines: list[str], images_dir: Path,
     """
     maps = [*in_or_beside(path.parent, *MAPS), *in_or_beside(images_dir, *MAPS)]
     if not maps:
-        raise UserError(f"{path} numbers classes as the devkit does, in an order that only its {' or '.join(MAPS)} "
-                        "tells (synset_words.txt has another); put it beside that.")
-    wnids, matches = read_meta(maps[0]), filter(None, map(NUMBERED.fullmatch, pictures_in(images_dir)))
-    pictures = {int(match[1]): images_dir / match[0] for match in matches}
+        raise UserError(f"{path} numbers classes as the devkit does, in an order that only its "
+                        f"{' or '.join(MAPS)} tells (synset_words.txt has another); put it beside that.")
+    wnids, pictures = read_meta(maps[0]), numbered(images_dir)
     fits = len(lines) in (PICTURES, len(pictures)) and pictures.keys() <= set(range(1, len(lines) + 1))
     if not (pictures and fits):
         raise UserError(f"{path} has {len(lines)} lines, and {images_dir} {len(pictures)} pictures named as "
-                        f"ILSVRC2012_val_00000001.JPEG; there are {PICTURES} lines, or one for each picture.")
+                        f"ILSVRC2012_val_00000001.JPEG; there are {PICTURES} lines, or one for each.")
     if len(pictures) < len(lines):
         print(f"note: {images_dir} holds {len(pictures)} of {len(lines)} pictures", file=sys.stderr)
     found, problems = [], []
@@ -157,11 +162,13 @@ def read_ground_truth(path: Path, lines: list[str], images_dir: Path,
 
 
 def read_meta(path: Path) -> dict[str, str]:
-    """The WordNet id of each of the devkit's numbers. Synsets with children, above the classes, are left out."""
+    """The WordNet id of each of the devkit's numbers, but for synsets above the classes, with children."""
     try:
         if path.suffix == ".txt":                                       # n02119789 1 kit_fox
-            return {line.split()[1]: line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()}
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return {line.split()[1]: line.split()[0] for line in lines}
         synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
-        return {str(int(one["ILSVRC2012_ID"])): str(one["WNID"]) for one in synsets if one["num_children"] == 0}
+        return {str(int(one["ILSVRC2012_ID"])): str(one["WNID"])
+                for one in synsets if one["num_children"] == 0}
     except Exception as why:             # scipy raises whatever a broken file led it to
         raise UserError(f"{path} cannot be read as the devkit's ({first_line(why)}).") from why

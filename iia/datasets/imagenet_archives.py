@@ -43,8 +43,8 @@ def unpack(root: Path) -> None:
             raise ValueError(f"{len(wnids)} classes for {len(made)} pictures")
         (staging / "val").rename(root / "val")
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, tarfile.TarError) as why:
-        raise UserError(f"{tar.name} and {kit.name} in {root} cannot be unpacked ({first_line(why)}). Where one is "
-                        "corrupted (its MD5 is not the published one), fetch it again.") from why
+        raise UserError(f"{tar.name} and {kit.name} in {root} cannot be unpacked ({first_line(why)}). Where "
+                        "one is corrupted (its MD5 is not the published one), fetch it again.") from why
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         lock.leave(0)

@@ -1,5 +1,5 @@
-"""The pictures to explain: a list with `<file name> <class number>` a line, or `<file name> <class name>`; or
-ImageNet's, as `imagenet` finds them."""
+"""The pictures to explain: a list, `<file name> <class number>` a line, or with a class's name or WordNet id
+instead; or ImageNet's, as `imagenet` finds them."""
 
 import hashlib
 import re
@@ -61,7 +61,8 @@ def read_pics(pics_file: str | Path | None, images_dir: str | Path, classes: int
         else:
             found, problems = read_list(source, lines, images_dir, names)
     if not found and not problems:
-        raise UserError(f"pics_file {str(source)!r} lists no picture. Add lines: <file name> <class number>.")
+        raise UserError(f"pics_file {str(source)!r} lists no picture. Add lines: <file name> "
+                        "<class number>.")
     stems, pics = {}, []
     for path, target, line in found:
         try:
@@ -83,7 +84,8 @@ def read_lines(pics_file: Path) -> list[str]:
         raise UserError(f"pics_file {str(pics_file)!r} is no text in UTF-8.") from why
 
 
-def read_list(pics_file: Path, lines: list[str], images_dir: Path, names: ClassNames) -> tuple[Found, list[str]]:
+def read_list(pics_file: Path, lines: list[str], images_dir: Path,
+              names: ClassNames) -> tuple[Found, list[str]]:
     """The pictures of a list's lines, and what is wrong with the others."""
     found, problems, seen = [], [], {}
     for number, text in enumerate(lines, 1):
@@ -166,7 +168,8 @@ def choose(pics: list[Pic], every_nth: int | None, per_class: int | None) -> lis
             taken[pic.target] += 1
             drawn.append(pic)
     if few := sum(number < per_class for number in taken.values()):
-        print(f"note: {few} of {len(taken)} classes have fewer than per_class={per_class} pictures", file=sys.stderr)
+        print(f"note: {few} of {len(taken)} classes have fewer than per_class={per_class} pictures",
+              file=sys.stderr)
     return sorted(drawn, key=by_name)
 
 

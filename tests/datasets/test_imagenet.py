@@ -1,4 +1,4 @@
-"""ImageNet's validation pictures in the layouts that people have. The right classes are ImageNet's own numbers."""
+"""ImageNet's validation pictures in the layouts that people have; right are ImageNet's own numbers."""
 
 import hashlib
 import io
@@ -118,7 +118,7 @@ def test_folders_of_a_network_with_labels_of_its_own(tmp_path):
     own = {name: [each.split()[0] for each in ids].index(wnid)
            for name, wnid in zip(WANTED, OF_PICTURES, strict=True)}
     assert targets(read(tmp_path / "wnids", labels=ids)[0]) == own
-    with pytest.raises(UserError, match="'n01440764' is no class of the network .5 of 5.*labels begin with it"):
+    with pytest.raises(UserError, match="'n01440764' is no class .*5 of 5.*labels begin with it"):
         read(tmp_path / "wnids", labels=["ant", "cat", "dog"])
 
 
@@ -135,7 +135,8 @@ def test_a_folder_with_nothing_of_imagenet(found, tmp_path):
 @pytest.mark.parametrize("place", ["images", "."])
 def test_flat_pictures_with_val_txt(place, tmp_path):
     touch(tmp_path / "images", *WANTED)
-    (tmp_path / place / "val.txt").write_text("".join(f"{name} {WANTED[name]}\r\n" for name in reversed(WANTED)))
+    lines = [f"{name} {WANTED[name]}\r\n" for name in reversed(WANTED)]
+    (tmp_path / place / "val.txt").write_text("".join(lines))
     pics, problems = read(tmp_path / "images")
     assert targets(pics) == WANTED and problems == []
     assert [pic.path.parent for pic in pics] == [tmp_path / "images"] * 7
@@ -224,8 +225,8 @@ def test_the_archives_are_unpacked_once(root, capsys):
     pics, problems = read(root)
     assert targets(pics) == WANTED and problems == [] and "unpacking" in capsys.readouterr().err
     assert {pic.path.parent.name: pic.target for pic in pics} == CLASSES
-    assert sorted(path.name for path in root.iterdir() if not path.name.startswith(".unpacking.lock")) == [
-        f"{KIT}.tar.gz", "ILSVRC2012_img_val.tar", "val"]
+    assert {path.name for path in root.iterdir()} == {
+        f"{KIT}.tar.gz", "ILSVRC2012_img_val.tar", "val", ".unpacking.lock"}
     pics[0].path.write_text("the user's own")
     assert read(root)[0] == pics and pics[0].path.read_text() == "the user's own"
     assert capsys.readouterr().err == ""
@@ -240,7 +241,8 @@ def test_an_archive_that_is_cut_short(name, root):
         file.truncate(1000)
     with pytest.raises(UserError, match=f"{name}.*(?s:.)*corrupted") as error:
         read(root)
-    assert "\n" not in str(error.value) and not (root / "val").exists() and not (root / ".unpacking").exists()
+    assert "\n" not in str(error.value)
+    assert not (root / "val").exists() and not (root / ".unpacking").exists()
 
 
 def test_an_archive_without_the_other(root):
@@ -286,7 +288,8 @@ def test_processes_that_start_together_unpack_once(root, monkeypatch):
     assert (root.parent / "unpacked").read_text() == "once\n" and targets(read(root)[0]) == WANTED
 
 
-@pytest.mark.parametrize("moved, said", [(0, "val holds no class folders: remove it"), (3, "4 of ImageNet's pictures beside them")])
+@pytest.mark.parametrize("moved, said", [(0, "val holds no class folders: remove it"),
+                                         (3, "4 of ImageNet's pictures beside them")])
 def test_what_a_killed_torchvision_leaves_is_seen(moved, said, root):
     for i, (name, wnid) in enumerate(zip(WANTED, OF_PICTURES, strict=True)):
         touch(root / "val" / wnid if i < moved else root / "val", name)
@@ -341,8 +344,8 @@ def test_the_choice_is_the_same_in_whatever_order_the_pictures_are_listed(tmp_pa
     names = [(f"{i:03d}.png", i) for i in range(50)]
     shuffled = random.Random(0).sample(names, 50)
     for how in ({"every_nth": 7}, {"per_class": 4}, {"every_nth": 2, "per_class": 3}):
-        one, other = ([(pic.path.name, pic.target) for pic in read(tmp_path, listed_in(order, tmp_path), **how)[0]]
-                      for order in (names, shuffled))
+        one, other = (read(tmp_path, listed_in(order, tmp_path), **how)[0] for order in (names, shuffled))
+        one, other = ([(pic.path.name, pic.target) for pic in pics] for pics in (one, other))
         assert one == other == sorted(one)
     assert [pic.path.name for pic in read(tmp_path, tmp_path / "pics.txt", every_nth=20)[0]] == [
         "000.png", "020.png", "040.png"]
@@ -380,7 +383,7 @@ def test_fifty_thousand_lines_take_seconds(tmp_path):
     pics, problems = read(tmp_path, per_class=1)
     assert time.process_time() - start < 5 and len(pics) == 1000 and problems == []
     (tmp_path / "val.txt").write_text("".join(f"{i}.JPEG cat {i}x\n" for i in range(3000)))
-    start = time.process_time()                         # nothing but unknown names, milliseconds each if all are compared
+    start = time.process_time()         # nothing but unknown names, of which a comparison takes milliseconds
     assert len(read(tmp_path)[1]) == 3000 and time.process_time() - start < 5
 
 
