@@ -30,7 +30,10 @@ image_size: int | str | None = None         # a number, or "height,width"; None 
 in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; None = those of the weights
 allow_random_weights = False                # True goes on without weights; such maps mean nothing
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
-pics_file = "data/pics.txt"                 # lines of <file name> <class number>, or <file name> <class name>
+pics_file: str | None = "data/pics.txt"     # lines of <file name> <class number, name or WordNet id>; None =
+                                            # what images_dir holds of ImageNet (docs/datasets.md)
+every_nth: int | None = None                # each n-th picture by file name: 50 leaves 1,000 of ImageNet's
+per_class: int | None = None                # so many pictures of each class, the same ones everywhere
 max_images: int | None = None               # None = all
 results_dir = "qualitive_results"           # the panels: {model}_{class name}_{picture}.png
 save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png)

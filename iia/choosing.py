@@ -56,7 +56,8 @@ def explain_options(model: CNN | ViT, settings: Settings) -> dict[str, object]:
     Raises:
         UserError: one of them is wrong.
     """
-    at_least(settings, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, batch_size=1, max_images=1)
+    at_least(settings, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, batch_size=1, max_images=1,
+             every_nth=1, per_class=1)
     options = dict(of_paths(settings), definition=settings.definition, batch_size=settings.batch_size)
     if not settings.operations:
         raise UserError(f"operations is empty. Allowed: {', '.join(operations(model))}.")

@@ -40,8 +40,9 @@ def table(model, settings: Settings) -> int:
     """Test the maps of every operation on the pictures of `settings.pics_file`.
 
     Prints the table and writes it to
-    {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{hash}/. Pictures and maps that
-    cannot be used are named and counted. Returns 1 when there were any, else 0.
+    {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{hash}/, under the name of
+    images_dir where pics_file is None. Pictures and maps that cannot be used are named and counted. Returns
+    1 when there were any, else 0.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
@@ -49,10 +50,11 @@ def table(model, settings: Settings) -> int:
     check(model, settings)
     model.to(pick_device(settings.device))
     cut = model.cut(of_paths(settings)["layer"])
-    pics = PicsDataset(settings.pics_file, settings.images_dir, model)
+    pics = PicsDataset(settings.pics_file, settings.images_dir, model, settings.every_nth,
+                       settings.per_class)
     names, metrics = (list(dict.fromkeys(given)) for given in (settings.operations, settings.figures))
-    folder = "_".join((Path(settings.pics_file).stem, model.name, str(cut), settings.definition,
-                       settings.explained_class))
+    listed = Path(settings.pics_file or Path(settings.images_dir).resolve()).stem
+    folder = "_".join((listed, model.name, str(cut), settings.definition, settings.explained_class))
     points = axes(metrics, model.size)
     columns = {"target": int, "explained": int, "top1": float, "softmax": float}
     columns |= dict.fromkeys(metrics, float)
@@ -90,7 +92,8 @@ def check(model, settings: Settings) -> None:
     for metric in settings.figures:
         check_choice("metric", metric, METRICS)
     check_choice("definition", settings.definition, DEFINITIONS)
-    at_least(settings, batch_size=1, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, max_images=1, num_workers=0)
+    at_least(settings, batch_size=1, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, max_images=1, num_workers=0,
+             every_nth=1, per_class=1)
     if settings.heatmaps_dir is None:
         for operation in settings.operations:
             name, definition = named(operation, settings.definition)

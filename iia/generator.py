@@ -37,7 +37,8 @@ def explain_pics(model: Model, settings: Settings) -> int:
     mode_of(model.channels)
     model.to(pick_device(settings.device))
     skips, degenerate, written, seconds = Skips(), 0, 0, Counter()
-    pics, problems = read_pics(settings.pics_file, settings.images_dir, model.classes, model.labels)
+    pics, problems = read_pics(settings.pics_file, settings.images_dir, model.classes, model.labels,
+                               settings.every_nth, settings.per_class)
     for problem in problems:
         skips.add(problem)
     pics = pics[:settings.max_images]

@@ -1,8 +1,10 @@
 """The two saliency map scripts, run as a user runs them: in a folder of his own, with flags."""
 
+import hashlib
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from iia.datasets.photographs import photograph
 from iia.models.names import build
 
 from .conftest import toy_vit  # noqa: F401  (sets the environment)
@@ -82,7 +85,8 @@ def test_the_default_network_falls_back_but_a_named_one_does_not(folder):
     ("--FEATURE_LAYER_NUMBER=10", "9 bn2"), ("--definition=papers", "Did you mean 'paper'"),
     ("--batch_size=0", "at least 1"), ("--weights_path=absent.pth", "absent.pth"),
     ("--device=tpu", "cannot be used here"), ("--precision=fp8", "fp32, bf16"),
-    ("--max_images=0", "at least 1"),
+    ("--max_images=0", "at least 1"), ("--per_class=0", "at least 1"), ("--every_nth=0", "at least 1"),
+    ("--pics_file=none", "pics_file is None"),
 ])
 def test_wrong_settings_are_one_sentence(flag, said, folder, monkeypatch, capsys):
     script = str(ROOT / "cnn_saliency_map_generator.py")
@@ -181,3 +185,53 @@ def test_each_script_names_the_other_for_networks_that_it_does_not_explain(
         script, name, other, folder, monkeypatch, capsys):
     assert in_process(script, folder, monkeypatch, f"--model_name={name}", "--allow_random_weights") == 2
     assert f"give it to {other}" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------ ImageNet's layout
+
+def class_folders(folder):
+    """Photographs in class folders: two cats and a missile, numbers 285 and 657."""
+    for place, source in (("n02124075/chelsea.png", "chelsea.png"), ("n02124075/again.png", "chelsea.png"),
+                          ("n03773504/rocket.jpg", "rocket.jpg")):
+        (folder / "val" / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photograph(source), folder / "val" / place)
+    return "--pics_file=none", "--images_dir=val"
+
+
+def test_panels_of_class_folders(folder, monkeypatch):
+    flags = ("--model_name=efficientnet_lite0", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1",
+             "--every_nth=2", *class_folders(folder))
+    assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *flags) == 0
+    assert {path.name for path in (folder / "qualitive_results").glob("*.png")} == {
+        "efficientnet_lite0_Egyptian_cat_again.png", "efficientnet_lite0_missile_rocket.png"}
+    saved = json.loads((folder / "qualitive_results/efficientnet_lite0_settings.json").read_text())
+    assert [saved["settings"][name] for name in ("every_nth", "per_class", "pics_file")] == [2, None, None]
+
+
+def test_a_table_of_class_folders(folder, monkeypatch):
+    flags = ("--model_name=efficientnet_lite0", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1",
+             "--figures=POS", "--num_workers=0", *class_folders(folder))
+    for more in ("--per_class=1", "--per_class=none"):
+        assert in_process("explanation_tests_cnn.py", folder, monkeypatch, *flags, more) == 0
+    parts = {len(rows): (path, rows) for path in (folder / "explanation_results").glob("val_*/per_image.csv")
+             if len(rows := path.read_text().splitlines()[1:])}
+    assert parts.keys() == {2, 3}                       # each in a folder of its own
+    path, rows = parts[2]
+    assert json.loads((path.parent / "summary.json").read_text())["identity"]["per_class"] == 1
+    first = min(("chelsea.png", "again.png"), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    named = [(row.split(",")[1], row.split(",")[5]) for row in rows]
+    assert named == [(first, "285"), ("rocket.jpg", "657")]
+
+
+@pytest.mark.parametrize("script", ["vit_saliency_map_generator.py", "explanation_tests_vit.py"])
+def test_class_folders_for_a_vit_whose_labels_are_wordnet_ids(script, folder, monkeypatch, capsys):
+    (folder / "names.txt").write_text("n03773504\ndog\nn02124075\n")
+    flags = [flag for flag in fine_tuned(folder, "test_vit") if "INTERPOLATION" not in flag]
+    flags += ["--labels_file=names.txt", "--operations=gae", *class_folders(folder)]
+    flags += ["--figures=POS", "--num_workers=0"] if "tests" in script else []
+    assert in_process(script, folder, monkeypatch, *flags) == 0
+    if "tests" in script:
+        rows = next((folder / "explanation_results").glob("*/per_image.csv")).read_text().splitlines()
+        assert [row.split(",")[5] for row in rows] == ["target", "2", "2", "0"]
+    else:
+        assert (folder / "qualitive_results/test_vit_n03773504_rocket.png").exists()

@@ -12,6 +12,7 @@ import torchvision.models as tv
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from ..datasets.labels import IMAGENET
 from ..datasets.pictures import for_channels
 from ..errors import UserError, unknown
 from .weights import Source
@@ -26,7 +27,6 @@ TIMM_NAMES = {"efficientnet_lite0": "tf_efficientnet_lite0",
 FILES = {"vit-base": ("jx_vit_base_p16_224-80ecf9dd.pth",), "vit-small": ("vit_small_p16_224-15ec54c9.pth",)}
 ALIASES = {"densnet": "densenet201", "convnext": "convnext_base"}           # the names that the release uses
 SHORT_NAMES = (*FIRST_WEIGHTS, *TIMM_NAMES)
-IMAGENET = tv.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]             # the first synonym of each class
 
 
 @dataclass(frozen=True)

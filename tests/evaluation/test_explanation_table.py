@@ -49,7 +49,7 @@ def chosen(place, **more):
     values = dict(operations=["random", "mine"], figures=SIX, explained_class="target", definition="paper",
                   device="cpu", batch_size=8, precision="fp32", images_dir=str(place), pics_file=str(place / "list.txt"),
                   max_images=None, heatmaps_dir=str(place / "maps"), num_workers=0, results_dir=str(place / "results"),
-                  FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=1)
+                  FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=1, every_nth=None, per_class=None)
     return settings.Settings(**values | more)
 
 
