@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib
@@ -50,9 +50,9 @@ class Gallery:
     """
 
     def __init__(self, folder: str | Path, tables: str | Path) -> None:
-        self.folder, self.tables = Path(folder), Path(tables)
+        self.folder, self.figures = Path(folder), cache(partial(read_figures, Path(tables)))
         self.known, self.added, self.write_at = {}, 0, 1.0
-        sweep(self.folder / HERE)
+        sweep(self.folder)
 
     def add(self, name: str, facts: dict, picture: np.ndarray, maps: Mapping[str, np.ndarray]) -> None:
         """Write a row's files, and now and then the page.
@@ -83,7 +83,7 @@ class Gallery:
         """Make index.html of all rows that lie in the folder."""
         seen = None
         while seen != (seen := self.rows()):        # again where another process has added some meanwhile
-            figures = read_figures(self.tables, frozenset(map(how, seen)))
+            figures = self.figures(frozenset(map(how, seen)))
             rows = [row | {"figures": {name: figures.get(key_of(row, name), {}) for name in row["maps"]}}
                     for row in seen]
             measured = {metric for row in rows for own in row["figures"].values() for metric in own}
@@ -124,7 +124,6 @@ def read_row(folder: Path, files: Sequence[Path]) -> dict | None:
     return json.loads(text) | {"folder": f"{HERE}/{folder.name}", "maps": maps}
 
 
-@cache
 def read_figures(tables: Path, wanted: frozenset[str]) -> dict[tuple, dict[str, float]]:
     """What the explanation tests have measured of single maps that were made as `wanted` (see `how`).
 
@@ -218,7 +217,7 @@ def save_map(path: Path, heatmap: np.ndarray) -> None:
     said = PngInfo()
     said.add_text(MARK, "" if heatmap.any() else "constant or not finite")
     with whole_file(path) as temporary:
-        picture.save(temporary, pnginfo=said, optimize=True)
+        picture.save(temporary, pnginfo=said)
 
 
 def save_jpeg(path: Path, picture: np.ndarray) -> None:
