@@ -29,7 +29,7 @@ images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file = "data/pics.txt"                 # lines of <file name> <class number>, or <file name> <class name>
 max_images: int | None = None               # None = all
 results_dir = "qualitive_results"           # index.html, and the panels: {model}_{class name}_{picture}.png
-tables_dir = "explanation_results"          # tables of the explanation tests, by which index.html can be sorted
+tables_dir = "explanation_results"          # tables of the explanation tests: index.html is sorted by them
 save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png)
 heatmaps_dir = "heatmaps"                   # {picture}_{operation}_{model}.npy, float32 [H, W] in [0, 1]
 # ----------------------------------------------------------------------------------------------

@@ -213,11 +213,12 @@ def write_page(folder: Path, title: str, rows: pd.DataFrame, summary: dict, mode
         if settings.heatmaps_dir is None and operation.partition("@")[0] != RANDOM:
             return None
         pic = pics.pics[index]
-        maps, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem], [seed(pic.path.name)],
-                                  settings)
+        maps, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem],
+                                  [seed(pic.path.name)], settings)
         return None if skipped else maps[0].numpy()
 
-    extremes = page.find_extremes(folder, rows.assign(value=rows[metric]), METRICS[metric].better, picture, heatmap)
+    extremes = page.find_extremes(folder, rows.assign(value=rows[metric]), METRICS[metric].better, picture,
+                                  heatmap)
     said = (f"{in_short(summary)}. * is the best, = not significantly different "
             f"from it at {100 * summary['confidence']:.0f} %; [ , ] the interval of the mean.")
     page.write_run(folder, title, said, table, summary, metric, extremes)

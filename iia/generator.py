@@ -18,10 +18,10 @@ from .datasets.pics import Pic, read_pics
 from .datasets.pictures import PictureError, mode_of, normalise, open_picture, squash
 from .evaluation.identity import fingerprint
 from .explaining import explain, predict
+from .gallery import Gallery
 from .integration import chunks
 from .maps import is_degenerate, map_file, safe
 from .models.model import Model
-from .page import Gallery
 from .runs import Skips, pick_device, versions, whole_file, write_json
 from .settings import Settings
 
@@ -106,7 +106,7 @@ def warn_of_degenerate(pic: Pic, maps: dict[str, Tensor]) -> int:
 
 def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, explained: int,
                   maps: dict[str, Tensor], gallery: Gallery, how: dict) -> None:
-    """Write a picture's panel, its row of the page and, where they are asked for, its maps and mask pictures.
+    """Write a picture's panel, its row of the page and, if they are asked for, its maps and mask pictures.
 
     Args:
         raw: the picture, [C, H, W] in [0, 1]. explained: the class that the maps explain.
@@ -120,8 +120,9 @@ def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, expla
     panel = f"{model.name}_{safe(name)}_{safe(pic.stem)}"
     plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles)
     pixels = hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()[:16]
-    facts = {"picture": pic.path.name, "pixels": pixels, "target": pic.target, "explained": explained, "class": name}
-    gallery.add(panel, facts | how, picture, maps)
+    facts = {"picture": pic.path.name, "pixels": pixels, "target": pic.target, "explained": explained,
+             "class": name, **how}
+    gallery.add(panel, facts, picture, maps)
     for operation, own in maps.items() if settings.save_heatmaps_masks else ():
         path = map_file(settings.heatmaps_dir, pic.stem, operation, model.name)
         with whole_file(path) as temporary:

@@ -33,8 +33,8 @@ def table(model, settings: Settings, dataset: str) -> int:
     """Explain the class that `model` predicts for each picture, and score the maps against its mask.
 
     Prints the table, and writes per_image.csv, summary.json, a page (index.html) and the panels that
-    `settings.save_overlays` asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1 when a picture had to be
-    skipped, else 0.
+    `settings.save_overlays` asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1
+    when a picture had to be skipped, else 0.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
@@ -141,12 +141,14 @@ def report(summary: dict, model, folder: Path) -> None:
     print(f"per_image.csv and summary.json are in {folder}/")
 
 
-def write_page(folder: Path, title: str, rows: pd.DataFrame, summary: dict, data: SegmentationDataset) -> None:
+def write_page(folder: Path, title: str, rows: pd.DataFrame, summary: dict,
+               data: SegmentationDataset) -> None:
     """Write the page of the run, with the best and worst pictures by F1."""
     rows, metrics = measured(rows), summary["figures"]
     names = list(next(iter(metrics.values())))
     table = [["operation", *names]]
-    table += [[operation, *(f"{PERCENT * own[name]:.2f}" for name in names)] for operation, own in metrics.items()]
+    table += [[operation, *(f"{PERCENT * own[name]:.2f}" for name in names)]
+              for operation, own in metrics.items()]
     extremes = page.find_extremes(folder, rows.assign(value=segmentation.picture_f1(rows)), "higher",
                                   lambda index: plots.rgb(data.pixels(data[index][0])))
     said = (f"{summary['pictures']} pictures, in percent; {summary['skipped']['count']} skipped, "

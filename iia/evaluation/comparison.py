@@ -64,7 +64,8 @@ def print_table(summary: dict) -> None:
     print(f"{'operation':{wide}}{head}     n")
     for operation in summary["figures"]:
         cells = {name: cell(summary, operation, name) for name in names}
-        values, ranges = ("".join(f"{cells[name][k]:>{width}}" for name, width in columns.items()) for k in (0, 1))
+        values, ranges = ("".join(f"{cells[name][k]:>{width}}" for name, width in columns.items())
+                          for k in (0, 1))
         count = max(summary["counts"][operation].values())
         print(f"{operation:{wide}}{values}{count:6d}\n{'':{wide}}{ranges}")
     print(f"↑ higher is better, ↓ lower; * the best, = not significantly different from it at "
