@@ -35,7 +35,8 @@ pics_file: str | None = "data/pics.txt"     # lines of <file name> <class number
 every_nth: int | None = None                # each n-th picture by file name: 50 leaves 1,000 of ImageNet's
 per_class: int | None = None                # so many pictures of each class, the same ones everywhere
 max_images: int | None = None               # None = all
-results_dir = "qualitive_results"           # the panels: {model}_{class name}_{picture}.png
+results_dir = "qualitive_results"           # index.html, and the panels: {model}_{class name}_{picture}.png
+tables_dir = "explanation_results"          # tables of the explanation tests: index.html is sorted by them
 save_heatmaps_masks = False                 # True also writes each map (.npy) and picture x map (.png)
 heatmaps_dir = "heatmaps"                   # {picture}_{operation}_{model}.npy, float32 [H, W] in [0, 1]
 # ----------------------------------------------------------------------------------------------

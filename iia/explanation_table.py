@@ -3,6 +3,7 @@
     per_image.csv    for each picture and operation the metrics and the points of their curves
     summary.json     the table, with intervals over pictures
     curves.npz       the mean curves, and curves.png, their picture
+    index.html       a page of all this, with the best and the worst pictures of each operation
 """
 
 import zlib
@@ -14,16 +15,17 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from . import plots
+from . import page, plots
 from .choosing import at_least, of_paths
 from .datasets.pics import PicsDataset
+from .datasets.pictures import denormalise
 from .errors import UserError, check_choice
 from .evaluation.batches import Batch
-from .evaluation.comparison import compare, means, print_table
+from .evaluation.comparison import cell, compare, means, print_table
 from .evaluation.explanation_tests import METRICS, axes, score, score_originals
 from .evaluation.given_maps import random_maps, read_maps
 from .evaluation.identity import digest, file_signatures, identity
-from .evaluation.rows import Metrics, Row, by_operation, in_words
+from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
 from .evaluation.runner import Run
 from .explaining import explain, operations, predict, prepare, sharing
 from .maps import is_degenerate, map_file
@@ -78,7 +80,9 @@ def table(model, settings: Settings) -> int:
     summary = run.write(rows, every_mean(rows, names, metrics), **{"base accuracy": accuracy},
                         **compare(parts, metrics), axes={name: x.tolist() for name, x in points.items()},
                         curves={operation: mean_curves(own, points) for operation, own in parts.items()})
-    report(summary, run.folder, f"{model.label}, cut at {cut}, {settings.explained_class} class explained")
+    title = f"{model.label}, cut at {cut}, {settings.explained_class} class explained"
+    report(summary, run.folder, title)
+    write_page(run.folder, title, measured(rows), summary, model, pics, settings)
     return int(summary["skipped"]["count"] > 0)
 
 
@@ -112,6 +116,11 @@ def named(operation: str, definition: str) -> tuple[str, str]:
     return name, own or definition
 
 
+def seed(name: str) -> int:
+    """A picture's own, whatever else is in the list."""
+    return zlib.crc32(name.encode())
+
+
 def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], metrics: Sequence[str],
                 settings: Settings) -> list[Row]:
     """A row for each picture of the batch and each operation: metrics and the points of their curves.
@@ -120,7 +129,7 @@ def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], met
     """
     pictures, targets = (values.to(model.device) for values in batch.fields)
     explained = targets if settings.explained_class == "target" else predict(model, pictures)
-    seeds = [zlib.crc32(name.encode()) for name in batch.ids]
+    seeds = [seed(name) for name in batch.ids]
     originals = with_halving(partial(score_originals, model, pictures, targets, metrics, seeds),
                              settings.batch_size)
     with sharing(model, pictures):
@@ -169,9 +178,7 @@ def mean_curves(rows: pd.DataFrame, axes: dict[str, np.ndarray]) -> dict[str, li
 def report(summary: dict, folder: Path, title: str) -> None:
     """Print the table, and write curves.npz and curves.png."""
     print_table(summary)
-    skipped, degenerate = summary["skipped"]["count"], sum(summary["degenerate"].values())
-    print(f"{title}: {summary['pictures']} pictures, base accuracy {100 * summary['base accuracy']:.1f} %, "
-          f"{skipped} skipped, {degenerate} degenerate maps. {folder}/")
+    print(f"{title}: {in_short(summary)}. {folder}/")
     points, curves = summary["axes"], summary["curves"]
     with whole_file(folder / "curves.npz") as temporary:
         np.savez(temporary, **{f"x {name}": x for name, x in points.items()},
@@ -180,3 +187,38 @@ def report(summary: dict, folder: Path, title: str) -> None:
     if any(curves.values()):
         labels = {name: (METRICS[name].x, METRICS[name].y) for name in points}
         plots.save_curves(folder / "curves.png", title, points, curves, labels)
+
+
+def in_short(summary: dict) -> str:
+    """What there is to know of a run beside its table."""
+    skipped, degenerate = summary["skipped"]["count"], sum(summary["degenerate"].values())
+    return (f"{summary['pictures']} pictures, base accuracy {100 * summary['base accuracy']:.1f} %, "
+            f"{skipped} skipped, {degenerate} degenerate maps")
+
+
+def write_page(folder: Path, title: str, rows: pd.DataFrame, summary: dict, model, pics: PicsDataset,
+               settings: Settings) -> None:
+    """Write the page of the run, with the best and worst pictures by INS, else NEG, else the first metric."""
+    metrics = list(summary["best"])
+    metric = next(name for name in ("INS", "NEG", *metrics) if name in metrics)
+    table = [["operation", *(f"{name} {METRICS[name].arrow}" for name in metrics)]]
+    table += [[operation, *("\n".join(cell(summary, operation, name)) for name in metrics)]
+              for operation in summary["figures"]]
+
+    def picture(index: int) -> np.ndarray:
+        return plots.rgb(denormalise(pics[index][0], model.mean, model.std))
+
+    def heatmap(index: int, operation: str) -> np.ndarray | None:
+        """Given maps and noise; the others would have to be made once more."""
+        if settings.heatmaps_dir is None and operation.partition("@")[0] != RANDOM:
+            return None
+        pic = pics.pics[index]
+        maps, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem],
+                                  [seed(pic.path.name)], settings)
+        return None if skipped else maps[0].numpy()
+
+    extremes = page.find_extremes(folder, rows.assign(value=rows[metric]), METRICS[metric].better, picture,
+                                  heatmap)
+    said = (f"{in_short(summary)}. * is the best, = not significantly different "
+            f"from it at {100 * summary['confidence']:.0f} %; [ , ] the interval of the mean.")
+    page.write_run(folder, title, said, table, summary, metric, extremes)

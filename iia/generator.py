@@ -1,5 +1,6 @@
 """Explains the pictures of a list, and writes a panel for each."""
 
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -15,7 +16,9 @@ from .choosing import explain_options
 from .datasets.photographs import put_in_place
 from .datasets.pics import Pic, read_pics
 from .datasets.pictures import PictureError, mode_of, normalise, open_picture, squash
+from .evaluation.identity import fingerprint
 from .explaining import explain, predict
+from .gallery import Gallery
 from .integration import chunks
 from .maps import is_degenerate, map_file, safe
 from .models.model import Model
@@ -46,6 +49,11 @@ def explain_pics(model: Model, settings: Settings) -> int:
     write_json(Path(settings.results_dir) / f"{model.name}_settings.json",
                {"settings": settings.values(), "model": model.label, "versions": versions()})
 
+    gallery = Gallery(settings.results_dir, settings.tables_dir)
+    how = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(options["layer"]),
+           "steps": options["steps"], "definition": settings.definition, "precision": settings.precision,
+           "picture size": list(model.size), "images_dir": settings.images_dir}
+
     together = max(1, settings.batch_size // options["steps"])      # so that their path points fill a batch
     with tqdm(total=len(pics), unit="picture", desc=model.label, disable=not pics) as progress:
         for part in chunks(len(pics), together):
@@ -66,9 +74,10 @@ def explain_pics(model: Model, settings: Settings) -> int:
             for i, pic in enumerate(batch):
                 own = {operation: values[i] for operation, values in maps.items()}
                 degenerate += warn_of_degenerate(pic, own)
-                write_results(model, settings, pic, raw[i], int(classes[i]), own)
+                write_results(model, settings, pic, raw[i], int(classes[i]), own, gallery, how)
                 written += 1
                 progress.update()
+    gallery.write()
     if written:
         print("seconds a picture:", ", ".join(f"{name} {all / written:.2g}" for name, all in seconds.items()))
     said = [f"{degenerate} degenerate maps"] * (degenerate > 0) + [f"{len(skips)} skipped"] * (len(skips) > 0)
@@ -97,20 +106,24 @@ def warn_of_degenerate(pic: Pic, maps: dict[str, Tensor]) -> int:
 
 
 def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, explained: int,
-                  maps: dict[str, Tensor]) -> None:
-    """Write a picture's panel and, where they are asked for, its maps and mask pictures.
+                  maps: dict[str, Tensor], gallery: Gallery, how: dict) -> None:
+    """Write a picture's panel, its row of the page and, if they are asked for, its maps and mask pictures.
 
     Args:
         raw: the picture, [C, H, W] in [0, 1]. explained: the class that the maps explain.
-        maps: by operation, [H, W] in [0, 1].
+        maps: by operation, [H, W] in [0, 1]. how: the maps were made, for the page.
     """
     name, picture = model.class_name(explained), plots.rgb(raw)
     maps = {operation: values.float().numpy() for operation, values in maps.items()}
     title = [f"{name} ({explained})" if model.labels else name, model.label, pic.path.name]
     title += [settings.definition] if settings.definition != "paper" else []
     tiles = {"picture": picture} | {operation: plots.overlay(picture, own) for operation, own in maps.items()}
-    file = f"{model.name}_{safe(name)}_{safe(pic.stem)}.png"
-    plots.save_panel(Path(settings.results_dir) / file, " · ".join(title), tiles)
+    panel = f"{model.name}_{safe(name)}_{safe(pic.stem)}"
+    plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles)
+    pixels = hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()[:16]
+    facts = {"picture": pic.path.name, "pixels": pixels, "target": pic.target, "explained": explained,
+             "class": name, **how}
+    gallery.add(panel, facts, picture, maps)
     for operation, own in maps.items() if settings.save_heatmaps_masks else ():
         path = map_file(settings.heatmaps_dir, pic.stem, operation, model.name)
         with whole_file(path) as temporary:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import plots
+from . import page, plots
 from .choosing import at_least, explain_options
 from .datasets.coco import Coco
 from .datasets.imagenet_segmentation import ImageNetSegmentation
@@ -18,7 +18,7 @@ from .errors import check_choice
 from .evaluation import segmentation
 from .evaluation.batches import Batch
 from .evaluation.identity import file_signatures, identity
-from .evaluation.rows import Metrics, Row, by_operation, in_words
+from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
 from .evaluation.runner import Run
 from .explaining import explain, predict, sharing
 from .maps import is_degenerate, safe
@@ -32,9 +32,9 @@ PERCENT = 100
 def table(model, settings: Settings, dataset: str) -> int:
     """Explain the class that `model` predicts for each picture, and score the maps against its mask.
 
-    Prints the table, and writes per_image.csv, summary.json and the panels that `settings.save_overlays`
-    asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1 when a picture had to be
-    skipped, else 0.
+    Prints the table, and writes per_image.csv, summary.json, a page (index.html) and the panels that
+    `settings.save_overlays` asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1
+    when a picture had to be skipped, else 0.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
@@ -61,6 +61,7 @@ def table(model, settings: Settings, dataset: str) -> int:
         return 0
     summary = run.write(rows, metrics(rows, names))
     report(summary, model, run.folder)
+    write_page(run.folder, f"{dataset}, {model.label}, layer {cut}", rows, summary, data)
     return int(summary["skipped"]["count"] > 0)
 
 
@@ -100,6 +101,9 @@ def score(model, batch: Batch, operations: Sequence[str], options: dict, data: S
             title = f"{name} ({number}predicted) · {model.label} · {data.name} {batch.ids[i]}"
             save_panel(panels[index], title, plots.rgb(data.pixels(pictures[i])), masks[i],
                        {operation: found[i] for operation, found in maps.items()})
+            for operation, found in maps.items():
+                path = page.run_map(panels[index].parents[1], index, operation)
+                page.save_map(path, found[i].float().cpu().numpy())
     return rows
 
 
@@ -135,3 +139,18 @@ def report(summary: dict, model, folder: Path) -> None:
     if summary["skipped"]["count"]:
         print(f"{summary['skipped']['count']} pictures skipped; summary.json names them")
     print(f"per_image.csv and summary.json are in {folder}/")
+
+
+def write_page(folder: Path, title: str, rows: pd.DataFrame, summary: dict,
+               data: SegmentationDataset) -> None:
+    """Write the page of the run, with the best and worst pictures by F1."""
+    rows, metrics = measured(rows), summary["figures"]
+    names = list(next(iter(metrics.values())))
+    table = [["operation", *names]]
+    table += [[operation, *(f"{PERCENT * own[name]:.2f}" for name in names)]
+              for operation, own in metrics.items()]
+    extremes = page.find_extremes(folder, rows.assign(value=segmentation.picture_f1(rows)), "higher",
+                                  lambda index: plots.rgb(data.pixels(data[index][0])))
+    said = (f"{summary['pictures']} pictures, in percent; {summary['skipped']['count']} skipped, "
+            f"{sum(summary['degenerate'].values())} degenerate maps")
+    page.write_run(folder, title, said, table, summary, "F1", extremes)

@@ -180,6 +180,10 @@ def test_panels_can_be_had_later_and_change_nothing():
     panels = sorted((results() / "overlays").iterdir())
     assert [panel.name for panel in panels] == ["10.png", "20.png"]
     assert min(Image.open(panels[0]).size) > 400 and read() == before
+    page = (results() / "index.html").read_text()
+    assert page.count('class="map"') == 4 and page.count('class="tile"') == 6       # two of three pictures have maps
+    ap = json.loads((results() / "summary.json").read_text())["figures"]["iia"]["mAP"]
+    assert f"<td>{100 * ap:.2f}</td>" in page
 
 
 def test_settings_that_change_no_number_go_on_and_others_have_a_folder_of_their_own():

@@ -59,22 +59,27 @@ def print_table(summary: dict) -> None:
     """
     names = list(summary["best"])
     wide = max(len(operation) for operation in ["operation", *summary["figures"]])
-    columns = {name: (13, 1) if METRICS[name].percent else (15, 3) for name in names}      # width, digits
-    head = "".join(f"{name + METRICS[name].arrow:>{width}}" for name, (width, _) in columns.items())
+    columns = {name: 13 if METRICS[name].percent else 15 for name in names}                # their widths
+    head = "".join(f"{name + METRICS[name].arrow:>{width}}" for name, width in columns.items())
     print(f"{'operation':{wide}}{head}     n")
-    for operation, own in summary["figures"].items():
-        values, ranges = "", ""
-        for name, (width, digits) in columns.items():
-            low, high = summary["intervals"][operation][name]
-            there = name in own
-            value = f"{own[name]:.{digits + 1}f}{mark(summary, operation, name)}" if there else "- "
-            values += f"{value:>{width}}"
-            ranges += f"{f'[{low:.{digits}f}, {high:.{digits}f}]' if there else '':>{width}}"
+    for operation in summary["figures"]:
+        cells = {name: cell(summary, operation, name) for name in names}
+        values, ranges = ("".join(f"{cells[name][k]:>{width}}" for name, width in columns.items())
+                          for k in (0, 1))
         count = max(summary["counts"][operation].values())
         print(f"{operation:{wide}}{values}{count:6d}\n{'':{wide}}{ranges}")
     print(f"↑ higher is better, ↓ lower; * the best, = not significantly different from it at "
           f"{100 * summary['confidence']:.0f} % (paired bootstrap over pictures); [ , ] the interval of "
           "the mean")
+
+
+def cell(summary: dict, operation: str, name: str) -> tuple[str, str]:
+    """A value with its mark, and its interval; "- " and nothing where no picture has the metric."""
+    if name not in summary["figures"][operation]:
+        return "- ", ""
+    digits, (low, high) = 1 if METRICS[name].percent else 3, summary["intervals"][operation][name]
+    value = f"{summary['figures'][operation][name]:.{digits + 1}f}{mark(summary, operation, name)}"
+    return value, f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def mark(summary: dict, operation: str, name: str) -> str:

@@ -67,14 +67,18 @@ def metrics(rows: pd.DataFrame) -> dict[str, float]:
     is as published, the mean F1 of a picture's pixel rows; F1 is that of the picture as a whole.
     """
     tp, fp, fn, tn = (int(rows[name].sum()) for name in ("tp", "fp", "fn", "tn"))
-    per_picture = [ratio(2 * row.tp, 2 * row.tp + row.fp + row.fn) for row in rows.itertuples()]
     return {
         "pixAcc": ratio(tp + tn, tp + fp + fn + tn),
         "mIoU": (ratio(tn, tn + fp + fn) + ratio(tp, tp + fp + fn)) / 2,
         "mAP": fsum(rows["ap"]) / len(rows),
         "mF1": fsum(rows["row_f1"]) / len(rows),
-        "F1": fsum(per_picture) / len(rows),
+        "F1": fsum(picture_f1(rows)) / len(rows),
     }
+
+
+def picture_f1(rows: pd.DataFrame) -> list[float]:
+    """F1 of each picture as a whole; rows as `metrics`."""
+    return [ratio(2 * row.tp, 2 * row.tp + row.fp + row.fn) for row in rows.itertuples()]
 
 
 def ratio(part: float, whole: float) -> float:

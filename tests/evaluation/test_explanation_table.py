@@ -75,7 +75,8 @@ def test_maps_made_elsewhere(place, capsys):
     said = capsys.readouterr()
     assert "broken.png" in said.err and "list.txt:3" in said.err
     files = {path.name for path in folder.iterdir()}
-    assert files == {".claims", "batches", "per_image.csv", "summary.json", "settings.json", "curves.npz", "curves.png"}
+    assert files == {".claims", "batches", "page", "index.html", "per_image.csv", "summary.json", "settings.json",
+                     "curves.npz", "curves.png"}
 
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["pictures"], summary["skipped"]["count"], summary["degenerate"]) == (5, 2, {"random": 0, "mine": 0})
