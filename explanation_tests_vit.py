@@ -13,11 +13,12 @@ model_name = "vit-base"                     # "vit-base", "vit-small", or any Vi
 operations = ["random", "gae", "iia", "iia-triple",
               "ablation-image", "ablation-attention"]    # the rows: "random" (noise), those that
                                             # --help lists, <operation>@<definition>
-figures = ["POS", "NEG", "DEL", "INS",
-           "ADP", "PIC", "AIC", "SIC"]      # the columns; also DEL_rise, INS_rise (225 passes each). AIC
-                                            # and SIC take most of the time
+protocol = "paper"                          # "paper", "bee", "rise", "road": docs/protocols.md
+figures: list | None = None                 # the columns, such as POS,NEG,SRG; None = all of the protocol's.
+                                            # AIC and SIC take most of the time
 ITERATION_STEPS = 5                         # n, the steps of every path: 5 as in the release, 10 in the paper
-explained_class = "target"                  # what maps explain: "target", "predicted"; tested is the target
+explained_class = "target"                  # what maps explain: "target", "predicted"; whose answer is
+                                            # tested, the protocol says
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (path points, masked pictures) through the network at
@@ -34,8 +35,8 @@ pics_file = "data/pics.txt"                 # lines of <file name> <class number
 max_images: int | None = None               # None = all
 heatmaps_dir: str | None = None             # maps to test instead: {picture}_{operation}_{model}.npy
 num_workers = 2                             # processes that read pictures while the device computes
-results_dir = "explanation_results"         # the tables:
-                                            # {pics_file}_{model}_{blocks}_{definition}_{explained_class}/
+results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{blocks}_
+                                            # {definition}_{explained_class}_{protocol}/
 # ----------------------------------------------------------------------------------------------
 
 

@@ -20,9 +20,10 @@ from .datasets.pics import PicsDataset
 from .errors import UserError, check_choice
 from .evaluation.batches import Batch
 from .evaluation.comparison import compare, means, print_table
-from .evaluation.explanation_tests import METRICS, axes, score, score_originals
+from .evaluation.explanation_tests import axes, score, score_originals
 from .evaluation.given_maps import random_maps, read_maps
 from .evaluation.identity import digest, file_signatures, identity
+from .evaluation.protocols import PROTOCOLS, Metric, chosen_figures
 from .evaluation.rows import Metrics, Row, by_operation, in_words
 from .evaluation.runner import Run
 from .explaining import explain, operations, predict, prepare, sharing
@@ -37,24 +38,31 @@ MASKED_TOGETHER = 4         # a batch has one picture for so many rows: few enou
 
 
 def table(model, settings: Settings) -> int:
+    """Make the table as `tested` does. Returns 1 when pictures or maps could not be used, else 0."""
+    summary = tested(model, settings)
+    return int(summary is not None and summary["skipped"]["count"] > 0)
+
+
+def tested(model, settings: Settings) -> dict | None:
     """Test the maps of every operation on the pictures of `settings.pics_file`.
 
     Prints the table and writes it to
-    {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{hash}/. Pictures and maps that
-    cannot be used are named and counted. Returns 1 when there were any, else 0.
+    {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{protocol}_{hash}/. Pictures and
+    maps that cannot be used are named and counted. Returns what summary.json holds; None where another
+    process makes the table.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
     """
-    check(model, settings)
+    figures = check(model, settings)
     model.to(pick_device(settings.device))
     cut = model.cut(layer_and_steps(settings)[0])
     pics = PicsDataset(settings.pics_file, settings.images_dir, model)
-    names, metrics = (list(dict.fromkeys(given)) for given in (settings.operations, settings.figures))
+    names, metrics = list(dict.fromkeys(settings.operations)), list(figures)
     folder = "_".join((Path(settings.pics_file).stem, model.name, str(cut), settings.definition,
-                       settings.explained_class))
-    points = axes(metrics, model.size)
-    columns = {"target": int, "explained": int, "top1": float, "softmax": float}
+                       settings.explained_class, settings.protocol))
+    points = axes(metrics, model.size, settings.protocol)
+    columns = {"target": int, "explained": int, "asked": int, "top1": float, "softmax": float}
     columns |= dict.fromkeys(metrics, float)
     columns |= {f"{name} {k}": float for name, x in points.items() for k in range(len(x))}
     run = Run(pics, Path(settings.results_dir) / folder, names, columns,
@@ -70,25 +78,26 @@ def table(model, settings: Settings) -> int:
             run.save(batch, score_batch(model, batch, stems, names, metrics, settings))
     rows = run.table()
     if rows is None:
-        return 0
+        return None
     parts = by_operation(rows, names)
     accuracy = float(rows.dropna(subset="top1").drop_duplicates("index")["top1"].mean())
     summary = run.write(rows, every_mean(rows, names, metrics), **{"base accuracy": accuracy},
-                        **compare(parts, metrics), axes={name: x.tolist() for name, x in points.items()},
+                        protocol=settings.protocol, **compare(parts, figures),
+                        axes={name: x.tolist() for name, x in points.items()},
                         curves={operation: mean_curves(own, points) for operation, own in parts.items()})
-    report(summary, run.folder, f"{model.label}, cut at {cut}, {settings.explained_class} class explained")
-    return int(summary["skipped"]["count"] > 0)
+    report(summary, figures, run.folder, f"{model.label}, cut at {cut}, {settings.explained_class} class "
+                                         f"explained, protocol {settings.protocol}")
+    return summary
 
 
-def check(model, settings: Settings) -> None:
-    """Find what is wrong with the settings before the first picture is explained."""
+def check(model, settings: Settings) -> dict[str, Metric]:
+    """Find what is wrong with the settings before the first picture is explained; the chosen figures."""
     check_choice("explained_class", settings.explained_class, EXPLAINED)
+    figures = chosen_figures(settings.protocol, settings.figures)
     for name, values, allowed in (("operations", settings.operations, [*operations(model), RANDOM]),
-                                  ("figures", settings.figures, list(METRICS))):
+                                  ("figures", figures, PROTOCOLS[settings.protocol].figures)):
         if not values:
             raise UserError(f"{name} is empty. Allowed: {', '.join(allowed)}.")
-    for metric in settings.figures:
-        check_choice("metric", metric, METRICS)
     check_choice("definition", settings.definition, DEFINITIONS)
     layer, steps = layer_and_steps(settings)
     at_least(settings, batch_size=1, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, max_images=1, num_workers=0)
@@ -103,6 +112,7 @@ def check(model, settings: Settings) -> None:
     elif not Path(settings.heatmaps_dir).is_dir():
         raise UserError(f"heatmaps_dir {settings.heatmaps_dir!r} is no folder. It holds maps made elsewhere, "
                         "{picture stem}_{operation}_{model}.npy; None computes the maps instead.")
+    return figures
 
 
 def named(operation: str, definition: str) -> tuple[str, str]:
@@ -118,19 +128,23 @@ def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], met
     `stems`: what the files of the batch's pictures are named by.
     """
     pictures, targets = (values.to(model.device) for values in batch.fields)
-    explained = targets if settings.explained_class == "target" else predict(model, pictures)
+    whose = settings.explained_class, PROTOCOLS[settings.protocol].asked
+    predicted = predict(model, pictures) if "predicted" in whose else targets
+    explained, asked = (targets if which == "target" else predicted for which in whose)
     seeds = [zlib.crc32(name.encode()) for name in batch.ids]
-    originals = with_halving(partial(score_originals, model, pictures, targets, metrics, seeds),
+    originals = with_halving(partial(score_originals, model, pictures, asked, metrics, seeds),
                              settings.batch_size)
     with sharing(model, pictures):
         found = {name: make_maps(model, name, pictures, explained, stems, seeds, settings)
                  for name in names}
     rows = []
     for operation, (maps, skipped) in found.items():
-        ask = partial(score, model, pictures, targets, maps, metrics, originals, seeds)
+        ask = partial(score, model, pictures, asked, maps, metrics, originals, seeds,
+                      protocol=settings.protocol)
         values, curves = with_halving(ask, settings.batch_size)
         numbers = {"degenerate": is_degenerate(maps).int(), "target": targets, "explained": explained,
-                   "top1": originals.answers[:, 0], "softmax": originals.answers[:, 1], **values}
+                   "asked": asked, "top1": originals.answers[:, 0] * (asked == targets),
+                   "softmax": originals.answers[:, 1], **values}
         numbers |= {f"{name} {k}": curve[:, k]
                     for name, curve in curves.items() for k in range(curve.shape[1])}
         numbers = {name: values.tolist() for name, values in numbers.items()}
@@ -166,9 +180,9 @@ def mean_curves(rows: pd.DataFrame, axes: dict[str, np.ndarray]) -> dict[str, li
     return {name: own.mean(0).tolist() for name, own in points.items() if len(own)}
 
 
-def report(summary: dict, folder: Path, title: str) -> None:
+def report(summary: dict, figures: dict[str, Metric], folder: Path, title: str) -> None:
     """Print the table, and write curves.npz and curves.png."""
-    print_table(summary)
+    print_table(summary, figures)
     skipped, degenerate = summary["skipped"]["count"], sum(summary["degenerate"].values())
     print(f"{title}: {summary['pictures']} pictures, base accuracy {100 * summary['base accuracy']:.1f} %, "
           f"{skipped} skipped, {degenerate} degenerate maps. {folder}/")
@@ -178,5 +192,5 @@ def report(summary: dict, folder: Path, title: str) -> None:
                  **{f"{operation} {name}": curve
                     for operation, own in curves.items() for name, curve in own.items()})
     if any(curves.values()):
-        labels = {name: (METRICS[name].x, METRICS[name].y) for name in points}
+        labels = {name: (figures[name].x, figures[name].y) for name in points}
         plots.save_curves(folder / "curves.png", title, points, curves, labels)
