@@ -27,6 +27,7 @@ from .settings import Settings
 
 DATASETS = {kind.name: kind for kind in (ImageNetSegmentation, Coco, Voc)}
 PERCENT = 100
+IMAGENET_CLASSES = 1000
 
 
 def table(model, settings: Settings, dataset: str) -> int:
@@ -46,7 +47,7 @@ def table(model, settings: Settings, dataset: str) -> int:
     folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{cut}_{settings.definition}"
     model.to(pick_device(settings.device))
     # so that it fills the rows
-    run = Run(data, folder, names, segmentation.COLUMNS, max(1, settings.batch_size // options["steps"]),
+    run = Run(data, folder, names, segmentation.COLUMNS | {"right": int}, max(1, settings.batch_size // options["steps"]),
               settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
     panels = {index: run.folder / "overlays" / f"{safe(data.ids[index])}.png"
@@ -59,7 +60,10 @@ def table(model, settings: Settings, dataset: str) -> int:
     rows = run.table()
     if rows is None:
         return 0
-    summary = run.write(rows, metrics(rows, names))
+    split = {name: rows[rows["right"] == value] for name, value in (("right", 1), ("wrong", 0))}
+    split = {name: {"pictures": own["index"].nunique(), "figures": metrics(own, names)}
+             for name, own in split.items()}
+    summary = run.write(rows, metrics(rows, names), **{"by prediction": split})
     report(summary, model, run.folder)
     return int(summary["skipped"]["count"] > 0)
 
@@ -87,10 +91,12 @@ def score(model, batch: Batch, operations: Sequence[str], options: dict, data: S
     masks, classes = masks.to(where), predict(model, x)
     with sharing(model, x):
         maps = {name: explain(model, x, classes, name, **options).to(where) for name in operations}
+    right = [is_right(model, label, data.classes_of(index))
+             for label, index in zip(classes.tolist(), batch.indices)]
     rows = []
     for operation, found in maps.items():
         numbers = {"degenerate": is_degenerate(found).int(), **segmentation.measure(found, masks)}
-        numbers = {name: values.tolist() for name, values in numbers.items()}
+        numbers = {name: values.tolist() for name, values in numbers.items()} | {"right": right}
         rows += [{"index": index, "operation": operation} | {name: own[i] for name, own in numbers.items()}
                  for i, index in enumerate(batch.indices)]
     for i, index in enumerate(batch.indices):
@@ -101,6 +107,12 @@ def score(model, batch: Batch, operations: Sequence[str], options: dict, data: S
             save_panel(panels[index], title, plots.rgb(data.pixels(pictures[i])), masks[i],
                        {operation: found[i] for operation, found in maps.items()})
     return rows
+
+
+def is_right(model, predicted: int, classes: set[int] | None) -> int | None:
+    """1 where the predicted class is one of the picture's, else 0; None where the picture's are not known, or
+    the network has other classes than ImageNet's."""
+    return None if classes is None or model.classes != IMAGENET_CLASSES else int(predicted in classes)
 
 
 def metrics(rows: pd.DataFrame, operations: Sequence[str]) -> Metrics:
@@ -127,11 +139,19 @@ def dim_background(pixels: np.ndarray, where: torch.Tensor) -> np.ndarray:
 def report(summary: dict, model, folder: Path) -> None:
     """Print the table, in percent, and what is not in it."""
     print(f"{summary['pictures']} pictures, explained with {model.label}; in percent:")
-    metrics_table = pd.DataFrame(summary["figures"]).T.mul(PERCENT).rename_axis(columns="operation")
-    print(metrics_table.to_string(float_format="%.2f", col_space=8))
+    print_metrics(summary["figures"])
+    for name, own in summary["by prediction"].items():
+        if own["pictures"]:
+            print(f"the {own['pictures']} pictures whose prediction is {name}:")
+            print_metrics(own["figures"])
     for operation, count in summary["degenerate"].items():
         if count:
             print(f"{count} maps of {operation} are degenerate (constant or not finite); they count as zeros")
     if summary["skipped"]["count"]:
         print(f"{summary['skipped']['count']} pictures skipped; summary.json names them")
     print(f"per_image.csv and summary.json are in {folder}/")
+
+
+def print_metrics(figures: Metrics) -> None:
+    table = pd.DataFrame(figures).T.mul(PERCENT).rename_axis(columns="operation")
+    print(table.to_string(float_format="%.2f", col_space=8))
