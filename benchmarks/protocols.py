@@ -1,4 +1,4 @@
-"""Does the order of the methods hold under other protocols? The four on the same pictures, for docs/results.md.
+"""Does the order of the methods hold under other protocols? All four on the same pictures.
 
     python benchmarks/protocols.py --pics_file=mine.txt --images_dir=mine --pictures=200
 
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import iia
 from iia import explanation_table, settings
+from iia.evaluation.protocols import PROTOCOLS
 from iia.evaluation.ranks import markdown
 
 # ------------------------------------------------------------------------------------- settings
@@ -35,7 +36,8 @@ def main(how: settings.Settings) -> None:
     model, tables, seconds = iia.load_model(MODEL), {}, {}
     for protocol in how.protocols:
         chosen = settings.Settings(
-            operations=how.operations, protocol=protocol, figures=None, explained_class="target",
+            operations=how.operations, protocol=protocol, figures=None,
+            explained_class=PROTOCOLS[protocol].asked,      # maps of the class that is asked for
             definition="paper", precision="fp32", device="auto", batch_size=how.batch_size,
             FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=how.steps, images_dir=how.images_dir,
             pics_file=how.pics_file, max_images=how.pictures, heatmaps_dir=None, num_workers=0,
@@ -47,7 +49,7 @@ def main(how: settings.Settings) -> None:
         return
     print(f"\n{markdown(tables)}\n")
     for protocol, spent in seconds.items():
-        print(f"{protocol}: {spent / tables[protocol]['pictures']:.1f} s of a core for each picture in this process")
+        print(f"{protocol}: {spent / tables[protocol]['pictures']:.1f} s of a core a picture, in this process")
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def table(model, settings: Settings, dataset: str) -> int:
     folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{cut}_{settings.definition}"
     model.to(pick_device(settings.device))
     # so that it fills the rows
-    run = Run(data, folder, names, segmentation.COLUMNS | {"right": int}, max(1, settings.batch_size // options["steps"]),
-              settings.max_images, settings.num_workers)
+    run = Run(data, folder, names, segmentation.COLUMNS | {"right": int},
+              max(1, settings.batch_size // options["steps"]), settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
     panels = {index: run.folder / "overlays" / f"{safe(data.ids[index])}.png"
               for index in range(min(settings.save_overlays, len(run.batches.ids)))}

@@ -26,8 +26,8 @@ class SampleError(UserError):
 class SegmentationDataset(Dataset):
     """Samples (picture [C, H, W] normalised, mask [H, W] long: 1 = object, id).
 
-    A data set has `open` and `picture_and_mask`, and may name `sources` and `categories`. Nothing but file names is kept
-    between samples, so that it can be handed to reading processes.
+    A data set has `open` and `picture_and_mask`, and may name `sources` and `categories`. Nothing but file
+    names is kept between samples, so that it can be handed to reading processes.
 
     Args:
         mean, std: the normalisation that the network wants, a number for each channel; None leaves the

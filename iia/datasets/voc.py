@@ -13,7 +13,7 @@ FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012
          "and unpack it there\n"
          "(or torchvision.datasets.VOCSegmentation(root, download=True))")
 NAMES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-         "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")    # 1..20
+         "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")   # 1..20
 LIST = Path("ImageSets", "Segmentation", "val.txt")
 
 
@@ -44,7 +44,8 @@ class Voc(SegmentationDataset):
 
     def categories(self, index: int) -> set[str]:
         labels = self.labels(index)
-        return {NAMES[label - 1] for label in np.unique(labels) if labels.ndim == 2 and 0 < label <= len(NAMES)}
+        numbers = np.unique(labels) if labels.ndim == 2 else ()
+        return {NAMES[number - 1] for number in numbers if 0 < number <= len(NAMES)}
 
     def labels(self, index: int, size: tuple[int, int] | None = None) -> np.ndarray:
         """The numbers of a mask [H, W], or its colours [H, W, 3]; it must be of the (width, height) given."""

@@ -91,28 +91,18 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Seque
     seeds = range(len(pictures)) if seeds is None else seeds
     originals = originals or score_originals(model, pictures, classes, metrics, seeds, batch_size)
     asked = model, pictures, classes
-    values, curves = {}, {}
     if protocol == "rise":
-        curves |= perturbation.rise_curves(*asked, maps, wanted, batch_size)
-        values |= {name: perturbation.rise_area(curve) for name, curve in curves.items()}
+        curves = perturbation.rise_curves(*asked, maps, wanted, batch_size)
+        values = {name: perturbation.rise_area(curve) for name, curve in curves.items()}
     elif protocol == "road":
-        curves |= road.road_curves(*asked, maps, wanted & set(road.CURVES), originals.answers, seeds,
-                                   batch_size)
-        values |= {name: road.road_change(curve) for name, curve in curves.items()}
+        curves = road.road_curves(*asked, maps, wanted & set(road.CURVES), originals.answers, seeds,
+                                  batch_size)
+        values = {name: road.road_change(curve) for name, curve in curves.items()}
     else:
-        masked = black(model, pictures) if how.black else torch.zeros_like(black(model, pictures))
-        curves |= perturbation.masked_curves(*asked, maps, masked, wanted, originals.answers, batch_size)
-        values |= {name: perturbation.masked_area(curve) for name, curve in curves.items()}
-        whole, shown = originals.answers[:, SOFTMAX], within(maps)
-        if wanted & {"ADP", "PIC"}:
-            seen = masking.masked_softmax(*asked, shown, masked, batch_size)
-            values |= {"ADP": masking.average_drop(whole, seen), "PIC": masking.increase(whole, seen)}
-        if "ADD" in wanted:
-            rest = masking.masked_softmax(*asked, 1 - shown, masked, batch_size)
-            values["ADD"] = masking.average_drop(whole, rest)
+        values, curves = masked_figures(*asked, maps, wanted, how.black, originals.answers, batch_size)
     if informed := wanted & set(information.COLUMNS):
-        found = information.information_curves(*asked, maps, informed, endpoints=originals.endpoints,
-                                               batch_size=batch_size, thresholds=how.thresholds, sure=how.sure)
+        found = information.information_curves(*asked, maps, informed, seeds, originals.endpoints, batch_size,
+                                               thresholds=how.thresholds, sure=how.sure)
         values |= {name: information.information_area(curve) for name, curve in found.items()}
         curves |= {name: curve[:, ::EVERY] for name, curve in found.items()}
     for name in wanted & set(DIFFERENCES):
@@ -120,6 +110,22 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Seque
         values[name] = factor * (values[higher] - values[lower])
     return ({name: values[name].cpu() for name in metrics},
             {name: curve.cpu() for name, curve in curves.items() if name in metrics})
+
+
+def masked_figures(model, pictures: Tensor, classes: Tensor, maps: Tensor, wanted: set[str], to_black: bool,
+                   answers: Tensor, batch_size: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """POS, NEG, DEL, INS, ADP, PIC and ADD, as `score`. A masked pixel is black, or 0 after normalisation."""
+    masked = black(model, pictures) * to_black
+    curves = perturbation.masked_curves(model, pictures, classes, maps, masked, wanted, answers, batch_size)
+    values = {name: perturbation.masked_area(curve) for name, curve in curves.items()}
+    whole, shown = answers[:, SOFTMAX], within(maps)
+    if wanted & {"ADP", "PIC"}:
+        seen = masking.masked_softmax(model, pictures, classes, shown, masked, batch_size)
+        values |= {"ADP": masking.average_drop(whole, seen), "PIC": masking.increase(whole, seen)}
+    if "ADD" in wanted:
+        rest = masking.masked_softmax(model, pictures, classes, 1 - shown, masked, batch_size)
+        values["ADD"] = masking.average_drop(whole, rest)
+    return values, curves
 
 
 def check(pictures: Tensor, classes: Tensor, maps: Tensor, batch_size: int) -> None:

@@ -4,7 +4,8 @@
     print(markdown(tables))
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import pandas as pd
@@ -19,9 +20,9 @@ def ranks(summary: dict) -> pd.DataFrame:
     Returns:
         A row for each operation, a column for each figure; NaN where an operation has no such figure.
     """
-    values = pd.DataFrame.from_dict(summary["figures"], orient="index").reindex(columns=list(summary["better"]))
-    sign = pd.Series({name: 1 if better == "lower" else -1 for name, better in summary["better"].items()})
-    return (values * sign).rank()
+    better = summary["better"]
+    values = pd.DataFrame.from_dict(summary["figures"], orient="index").reindex(columns=list(better))
+    return (values * [1 if better[name] == "lower" else -1 for name in values]).rank()
 
 
 def mean_ranks(summary: dict) -> pd.Series:
@@ -31,24 +32,32 @@ def mean_ranks(summary: dict) -> pd.Series:
 
 
 def agreement(one: pd.Series, other: pd.Series) -> tuple[float, float]:
-    """Kendall's tau-b and Spearman's rho of two rankings of the same operations; NaN where one says nothing."""
-    both = pd.concat([one, other], axis=1).dropna()
-    return float(kendalltau(*both.T.to_numpy()).statistic), float(spearmanr(*both.T.to_numpy()).statistic)
+    """Kendall's tau-b and Spearman's rho of two rankings of the same operations, over those in both."""
+    both = pd.concat([one, other], axis=1).dropna().T.to_numpy()
+    return float(kendalltau(*both).statistic), float(spearmanr(*both).statistic)
 
 
 def markdown(tables: Mapping[str, dict]) -> str:
     """Two tables: the mean ranks and, for each two protocols, how well these and the figures that both have
     agree, as `tau / rho`."""
-    means = pd.DataFrame({name: mean_ranks(summary) for name, summary in tables.items()})
-    lines = ["| mean rank | " + " | ".join(means) + " |", "| --- " * (len(means.columns) + 1) + "|"]
-    lines += [f"| `{operation}` | " + " | ".join(f"{value:.1f}" for value in own) + " |"
-              for operation, own in means.sort_values(list(means)[0]).iterrows()]
-    places = {name: ranks(summary) for name, summary in tables.items()}
-    shared = [name for name in dict.fromkeys(name for own in places.values() for name in own)
-              if sum(name in own for own in places.values()) > 1]
-    lines += ["", "| tau / rho | mean rank | " + " | ".join(shared) + " |", "| --- " * (len(shared) + 2) + "|"]
+    places = {protocol: ranks(summary) for protocol, summary in tables.items()}
+    means = pd.DataFrame({protocol: mean_ranks(summary) for protocol, summary in tables.items()})
+    times = Counter(figure for own in places.values() for figure in own)
+    shared = [figure for figure, count in times.items() if count > 1]
+    ordered = means.sort_values(list(means)[0]).iterrows()
+    first = rows(["mean rank", *means], [[f"`{name}`", *map("{:.1f}".format, own)] for name, own in ordered])
+    pairs = []
     for one, other in combinations(tables, 2):
-        pairs = [(means[one], means[other]), *((places[one].get(name), places[other].get(name)) for name in shared)]
-        cells = ["" if a is None or b is None else "{:.2f} / {:.2f}".format(*agreement(a, b)) for a, b in pairs]
-        lines.append(f"| {one}, {other} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        own = [f"{one}, {other}", in_cell(means[one], means[other])]
+        pairs.append(own + [in_cell(places[one].get(name), places[other].get(name)) for name in shared])
+    return "\n".join([*first, "", *rows(["tau / rho", "mean rank", *shared], pairs)])
+
+
+def in_cell(one: pd.Series | None, other: pd.Series | None) -> str:
+    """The agreement of two rankings, "" where there is none of them."""
+    return "" if one is None or other is None else "{:.2f} / {:.2f}".format(*agreement(one, other))
+
+
+def rows(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(own)} |" for own in (head, ["---"] * len(head), *cells)]

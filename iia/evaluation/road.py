@@ -8,7 +8,6 @@ is 0 on most of its picture it takes too many, or everything.
 from collections.abc import Sequence
 
 import torch
-from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from torch import Tensor
 
 from .answers import SOFTMAX, ask
@@ -50,6 +49,7 @@ def counts(pixels: int) -> list[int]:
 
 def impute(picture: Tensor, kept: Tensor, seed: int) -> Tensor:
     """The picture [C, H, W] with the pixels that are not kept, bool [H, W], filled in; noise of the seed."""
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer           # takes seconds
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NoisyLinearImputer()(picture.float().cpu(), kept.float()).to(picture)
