@@ -13,11 +13,12 @@ model_name = "vit-base"                     # "vit-base", "vit-small", or any Vi
 operations = ["random", "gae", "iia", "iia-triple",
               "ablation-image", "ablation-attention"]    # the rows: "random" (noise), those that
                                             # --help lists, <operation>@<definition>
-figures = ["POS", "NEG", "DEL", "INS",
-           "ADP", "PIC", "AIC", "SIC"]      # the columns; also DEL_rise, INS_rise (225 passes each). AIC
-                                            # and SIC take most of the time
+protocol = "paper"                          # "paper", "bee", "rise", "road": docs/protocols.md
+figures: list | None = None                 # the columns, such as POS,NEG,SRG; None = all of the protocol's.
+                                            # AIC and SIC take most of the time
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
-explained_class = "target"                  # what maps explain: "target", "predicted"; tested is the target
+explained_class = "target"                  # what maps explain: "target", "predicted"; whose answer is
+                                            # tested, the protocol says
 definition = "paper"                        # "paper", or "release" for what the published code computes
 quadrature = "riemann"                      # how paths are summed: "riemann" as in the paper, "trapezoid",
                                             # or "gauss"; both are nearer to the integral
@@ -39,8 +40,8 @@ per_class: int | None = None                # so many pictures of each class, th
 max_images: int | None = None               # None = all
 heatmaps_dir: str | None = None             # maps to test instead: {picture}_{operation}_{model}.npy
 num_workers = 2                             # processes that read pictures while the device computes
-results_dir = "explanation_results"         # the tables:
-                                            # {pics_file}_{model}_{blocks}_{definition}_{explained_class}/
+results_dir = "explanation_results"         # the tables: {pics_file}_{model}_{blocks}_
+                                            # {definition}_{explained_class}_{protocol}/
 # ----------------------------------------------------------------------------------------------
 
 

@@ -67,7 +67,7 @@ def one_by_one(model, picture: Tensor, wanted: int, saliency: Tensor) -> list[fl
         values = [answer(raw)[read]]
         for tenths in range(1, 10):
             masked = raw.clone()
-            masked.view(3, -1)[:, order[:round(tenths / 10 * len(order))]] = 0
+            masked.view(3, -1)[:, order[:tenths * len(order) // 10]] = 0
             values.append(answer(masked)[read])
         return 10 * (sum(values) - (values[0] + values[-1]) / 2)
 

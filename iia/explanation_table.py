@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from . import page, plots
+from . import plots, run_pages
 from .choosing import at_least, of_paths
 from .datasets.pics import PicsDataset
-from .datasets.pictures import denormalise
 from .errors import UserError, check_choice
 from .evaluation.batches import Batch
-from .evaluation.comparison import cell, compare, means, print_table
-from .evaluation.explanation_tests import METRICS, axes, score, score_originals
+from .evaluation.comparison import compare, means, print_table
+from .evaluation.explanation_tests import axes, score, score_originals
 from .evaluation.given_maps import random_maps, read_maps
 from .evaluation.identity import digest, file_signatures, identity
+from .evaluation.protocols import PROTOCOLS, Metric, chosen_figures
 from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
 from .evaluation.runner import Run
 from .explaining import explain, operations, predict, prepare, sharing
@@ -39,26 +39,33 @@ MASKED_TOGETHER = 4         # a batch has one picture for so many rows: few enou
 
 
 def table(model, settings: Settings) -> int:
+    """Make the table as `tested` does. Returns 1 when pictures or maps could not be used, else 0."""
+    summary = tested(model, settings)
+    return int(summary is not None and summary["skipped"]["count"] > 0)
+
+
+def tested(model, settings: Settings) -> dict | None:
     """Test the maps of every operation on the pictures of `settings.pics_file`.
 
     Prints the table and writes it to
-    {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{hash}/, under the name of
-    images_dir where pics_file is None. Pictures and maps that cannot be used are named and counted. Returns
-    1 when there were any, else 0.
+    {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{protocol}_{hash}/, under the name
+    of images_dir where pics_file is None. Pictures and maps that cannot be used are named and counted.
+    Returns what summary.json holds; None where another process makes the table.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
     """
-    check(model, settings)
+    figures = check(model, settings)
     model.to(pick_device(settings.device))
     cut = model.cut(of_paths(settings)["layer"])
     pics = PicsDataset(settings.pics_file, settings.images_dir, model, settings.every_nth,
                        settings.per_class)
-    names, metrics = (list(dict.fromkeys(given)) for given in (settings.operations, settings.figures))
+    names, metrics = list(dict.fromkeys(settings.operations)), list(figures)
     listed = Path(settings.pics_file or Path(settings.images_dir).resolve()).stem
-    folder = "_".join((listed, model.name, str(cut), settings.definition, settings.explained_class))
-    points = axes(metrics, model.size)
-    columns = {"target": int, "explained": int, "top1": float, "softmax": float}
+    folder = "_".join((listed, model.name, str(cut), settings.definition, settings.explained_class,
+                       settings.protocol))
+    points = axes(metrics, model.size, settings.protocol)
+    columns = {"target": int, "explained": int, "asked": int, "top1": float, "softmax": float}
     columns |= dict.fromkeys(metrics, float)
     columns |= {f"{name} {k}": float for name, x in points.items() for k in range(len(x))}
     run = Run(pics, Path(settings.results_dir) / folder, names, columns,
@@ -74,27 +81,28 @@ def table(model, settings: Settings) -> int:
             run.save(batch, score_batch(model, batch, stems, names, metrics, settings))
     rows = run.table()
     if rows is None:
-        return 0
+        return None
     parts = by_operation(rows, names)
     accuracy = float(rows.dropna(subset="top1").drop_duplicates("index")["top1"].mean())
     summary = run.write(rows, every_mean(rows, names, metrics), **{"base accuracy": accuracy},
-                        **compare(parts, metrics), axes={name: x.tolist() for name, x in points.items()},
+                        protocol=settings.protocol, **compare(parts, figures),
+                        axes={name: x.tolist() for name, x in points.items()},
                         curves={operation: mean_curves(own, points) for operation, own in parts.items()})
-    title = f"{model.label}, cut at {cut}, {settings.explained_class} class explained"
-    report(summary, run.folder, title)
-    write_page(run.folder, title, measured(rows), summary, model, pics, settings)
-    return int(summary["skipped"]["count"] > 0)
+    title = f"{model.label}, cut at {cut}, {settings.explained_class} class explained, protocol {settings.protocol}"
+    report(summary, figures, run.folder, title)
+    run_pages.of_explanation_tests(run.folder, title, measured(rows), summary, figures, model, pics,
+                                   partial(cheap_map, model, pics, settings))
+    return summary
 
 
-def check(model, settings: Settings) -> None:
-    """Find what is wrong with the settings before the first picture is explained."""
+def check(model, settings: Settings) -> dict[str, Metric]:
+    """Find what is wrong with the settings before the first picture is explained; the chosen figures."""
     check_choice("explained_class", settings.explained_class, EXPLAINED)
+    figures = chosen_figures(settings.protocol, settings.figures)
     for name, values, allowed in (("operations", settings.operations, [*operations(model), RANDOM]),
-                                  ("figures", settings.figures, list(METRICS))):
+                                  ("figures", figures, PROTOCOLS[settings.protocol].figures)):
         if not values:
             raise UserError(f"{name} is empty. Allowed: {', '.join(allowed)}.")
-    for metric in settings.figures:
-        check_choice("metric", metric, METRICS)
     check_choice("definition", settings.definition, DEFINITIONS)
     at_least(settings, batch_size=1, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, max_images=1, num_workers=0,
              every_nth=1, per_class=1)
@@ -108,6 +116,7 @@ def check(model, settings: Settings) -> None:
     elif not Path(settings.heatmaps_dir).is_dir():
         raise UserError(f"heatmaps_dir {settings.heatmaps_dir!r} is no folder. It holds maps made elsewhere, "
                         "{picture stem}_{operation}_{model}.npy; None computes the maps instead.")
+    return figures
 
 
 def named(operation: str, definition: str) -> tuple[str, str]:
@@ -128,19 +137,23 @@ def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], met
     `stems`: what the files of the batch's pictures are named by.
     """
     pictures, targets = (values.to(model.device) for values in batch.fields)
-    explained = targets if settings.explained_class == "target" else predict(model, pictures)
+    whose = settings.explained_class, PROTOCOLS[settings.protocol].asked
+    predicted = predict(model, pictures) if "predicted" in whose else targets
+    explained, asked = (targets if which == "target" else predicted for which in whose)
     seeds = [seed(name) for name in batch.ids]
-    originals = with_halving(partial(score_originals, model, pictures, targets, metrics, seeds),
+    originals = with_halving(partial(score_originals, model, pictures, asked, metrics, seeds),
                              settings.batch_size)
     with sharing(model, pictures):
         found = {name: make_maps(model, name, pictures, explained, stems, seeds, settings)
                  for name in names}
     rows = []
     for operation, (maps, skipped) in found.items():
-        ask = partial(score, model, pictures, targets, maps, metrics, originals, seeds)
+        ask = partial(score, model, pictures, asked, maps, metrics, originals, seeds,
+                      protocol=settings.protocol)
         values, curves = with_halving(ask, settings.batch_size)
         numbers = {"degenerate": is_degenerate(maps).int(), "target": targets, "explained": explained,
-                   "top1": originals.answers[:, 0], "softmax": originals.answers[:, 1], **values}
+                   "asked": asked, "top1": originals.answers[:, 0] * (asked == targets),
+                   "softmax": originals.answers[:, 1], **values}
         numbers |= {f"{name} {k}": curve[:, k]
                     for name, curve in curves.items() for k in range(curve.shape[1])}
         numbers = {name: values.tolist() for name, values in numbers.items()}
@@ -162,6 +175,16 @@ def make_maps(model, operation: str, pictures: Tensor, classes: Tensor, stems: l
                    **of_paths(settings)), {}
 
 
+def cheap_map(model, pics: PicsDataset, settings: Settings, index: int, operation: str) -> np.ndarray | None:
+    """A picture's map [H, W] that need not be made once more: a given one, or noise; None of others."""
+    if settings.heatmaps_dir is None and operation.partition("@")[0] != RANDOM:
+        return None
+    pic = pics.pics[index]
+    maps, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem], [seed(pic.path.name)],
+                              settings)
+    return None if skipped else maps[0].numpy()
+
+
 def every_mean(rows: pd.DataFrame, names: Sequence[str], metrics: Sequence[str]) -> Metrics:
     """The table's numbers: each operation's means."""
     return {name: means(own, metrics) for name, own in by_operation(rows, names).items()}
@@ -175,50 +198,15 @@ def mean_curves(rows: pd.DataFrame, axes: dict[str, np.ndarray]) -> dict[str, li
     return {name: own.mean(0).tolist() for name, own in points.items() if len(own)}
 
 
-def report(summary: dict, folder: Path, title: str) -> None:
+def report(summary: dict, figures: dict[str, Metric], folder: Path, title: str) -> None:
     """Print the table, and write curves.npz and curves.png."""
-    print_table(summary)
-    print(f"{title}: {in_short(summary)}. {folder}/")
+    print_table(summary, figures)
+    print(f"{title}: {run_pages.in_short(summary)}. {folder}/")
     points, curves = summary["axes"], summary["curves"]
     with whole_file(folder / "curves.npz") as temporary:
         np.savez(temporary, **{f"x {name}": x for name, x in points.items()},
                  **{f"{operation} {name}": curve
                     for operation, own in curves.items() for name, curve in own.items()})
     if any(curves.values()):
-        labels = {name: (METRICS[name].x, METRICS[name].y) for name in points}
+        labels = {name: (figures[name].x, figures[name].y) for name in points}
         plots.save_curves(folder / "curves.png", title, points, curves, labels)
-
-
-def in_short(summary: dict) -> str:
-    """What there is to know of a run beside its table."""
-    skipped, degenerate = summary["skipped"]["count"], sum(summary["degenerate"].values())
-    return (f"{summary['pictures']} pictures, base accuracy {100 * summary['base accuracy']:.1f} %, "
-            f"{skipped} skipped, {degenerate} degenerate maps")
-
-
-def write_page(folder: Path, title: str, rows: pd.DataFrame, summary: dict, model, pics: PicsDataset,
-               settings: Settings) -> None:
-    """Write the page of the run, with the best and worst pictures by INS, else NEG, else the first metric."""
-    metrics = list(summary["best"])
-    metric = next(name for name in ("INS", "NEG", *metrics) if name in metrics)
-    table = [["operation", *(f"{name} {METRICS[name].arrow}" for name in metrics)]]
-    table += [[operation, *("\n".join(cell(summary, operation, name)) for name in metrics)]
-              for operation in summary["figures"]]
-
-    def picture(index: int) -> np.ndarray:
-        return plots.rgb(denormalise(pics[index][0], model.mean, model.std))
-
-    def heatmap(index: int, operation: str) -> np.ndarray | None:
-        """Given maps and noise; the others would have to be made once more."""
-        if settings.heatmaps_dir is None and operation.partition("@")[0] != RANDOM:
-            return None
-        pic = pics.pics[index]
-        maps, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem],
-                                  [seed(pic.path.name)], settings)
-        return None if skipped else maps[0].numpy()
-
-    extremes = page.find_extremes(folder, rows.assign(value=rows[metric]), METRICS[metric].better, picture,
-                                  heatmap)
-    said = (f"{in_short(summary)}. * is the best, = not significantly different "
-            f"from it at {100 * summary['confidence']:.0f} %; [ , ] the interval of the mean.")
-    page.write_run(folder, title, said, table, summary, metric, extremes)

@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 
 from .errors import UserError, first_line
-from .evaluation.explanation_tests import METRICS
+from .evaluation.protocols import MASKED as METRICS
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS
 from .page import HERE, listed, note, read_note, save_jpeg, save_map, short_hash, write_page
 from .runs import sweep, whole_file
 
 GROWTH = 1.25       # the page is made anew when there are so many times as many rows
 # What two explanations must have alike, besides the definition, to be the same
-HOW = ("weights", "layer", "steps", "precision", "picture size", "images_dir")
+HOW = ("weights", "layer", "steps", "quadrature", "baseline", "precision", "picture size", "images_dir")
 
 
 class Gallery:
@@ -117,7 +117,8 @@ def read_row(folder: Path, files: Sequence[Path]) -> dict | None:
 
 
 def read_figures(tables: Path, wanted: frozenset[str]) -> dict[tuple, dict[str, float]]:
-    """What the explanation tests have measured of single maps that were made as `wanted` (see `how`).
+    """What the explanation tests have measured of single maps that were made as `wanted` (see `how`), under
+    the paper's protocol: figures of two are not compared.
 
     Returns:
         {`key_of` a row and an operation: {metric: value}}.
@@ -127,7 +128,7 @@ def read_figures(tables: Path, wanted: frozenset[str]) -> dict[tuple, dict[str, 
         try:
             made = json.loads(path.with_name("summary.json").read_bytes())["identity"]
             made["steps"] = made.get("INTERPOLATION_STEPS", made.get("ITERATION_STEPS"))
-            if made.get("heatmaps_dir") is not None or how(made) not in wanted:
+            if made.get("heatmaps_dir") is not None or made["protocol"] != "paper" or how(made) not in wanted:
                 continue
             rows = pd.read_csv(path, dtype={"id": str, "operation": str}, usecols=lambda name: name in {
                 "id", "operation", "target", "explained", *METRICS}).dropna(subset="explained")

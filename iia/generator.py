@@ -51,8 +51,9 @@ def explain_pics(model: Model, settings: Settings) -> int:
 
     gallery = Gallery(settings.results_dir, settings.tables_dir)
     how = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(options["layer"]),
-           "steps": options["steps"], "definition": settings.definition, "precision": settings.precision,
-           "picture size": list(model.size), "images_dir": settings.images_dir}
+           "steps": options["steps"], "quadrature": options["quadrature"], "baseline": options.get("baseline"),
+           "definition": settings.definition, "precision": settings.precision, "picture size": list(model.size),
+           "images_dir": settings.images_dir}
 
     together = max(1, settings.batch_size // options["steps"])      # so that their path points fill a batch
     with tqdm(total=len(pics), unit="picture", desc=model.label, disable=not pics) as progress:

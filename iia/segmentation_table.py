@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import page, plots
+from . import page, plots, run_pages
 from .choosing import at_least, explain_options
 from .datasets.coco import Coco
 from .datasets.imagenet_segmentation import ImageNetSegmentation
@@ -18,7 +18,7 @@ from .errors import check_choice
 from .evaluation import segmentation
 from .evaluation.batches import Batch
 from .evaluation.identity import file_signatures, identity
-from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
+from .evaluation.rows import Metrics, Row, by_operation, in_words
 from .evaluation.runner import Run
 from .explaining import explain, predict, sharing
 from .maps import is_degenerate, safe
@@ -27,6 +27,7 @@ from .settings import Settings
 
 DATASETS = {kind.name: kind for kind in (ImageNetSegmentation, Coco, Voc)}
 PERCENT = 100
+IMAGENET_CLASSES = 1000
 
 
 def table(model, settings: Settings, dataset: str) -> int:
@@ -46,8 +47,8 @@ def table(model, settings: Settings, dataset: str) -> int:
     folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{cut}_{settings.definition}"
     model.to(pick_device(settings.device))
     # so that it fills the rows
-    run = Run(data, folder, names, segmentation.COLUMNS, max(1, settings.batch_size // options["steps"]),
-              settings.max_images, settings.num_workers)
+    run = Run(data, folder, names, segmentation.COLUMNS | {"right": int},
+              max(1, settings.batch_size // options["steps"]), settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
     panels = {index: run.folder / "overlays" / f"{safe(data.ids[index])}.png"
               for index in range(min(settings.save_overlays, len(run.batches.ids)))}
@@ -59,9 +60,12 @@ def table(model, settings: Settings, dataset: str) -> int:
     rows = run.table()
     if rows is None:
         return 0
-    summary = run.write(rows, metrics(rows, names))
+    split = {name: rows[rows["right"] == value] for name, value in (("right", 1), ("wrong", 0))}
+    split = {name: {"pictures": own["index"].nunique(), "figures": metrics(own, names)}
+             for name, own in split.items()}
+    summary = run.write(rows, metrics(rows, names), **{"by prediction": split})
     report(summary, model, run.folder)
-    write_page(run.folder, f"{dataset}, {model.label}, layer {cut}", rows, summary, data)
+    run_pages.of_segmentation(run.folder, f"{dataset}, {model.label}, layer {cut}", rows, summary, data)
     return int(summary["skipped"]["count"] > 0)
 
 
@@ -88,10 +92,12 @@ def score(model, batch: Batch, operations: Sequence[str], options: dict, data: S
     masks, classes = masks.to(where), predict(model, x)
     with sharing(model, x):
         maps = {name: explain(model, x, classes, name, **options).to(where) for name in operations}
+    right = [is_right(model, label, data.classes_of(index))
+             for label, index in zip(classes.tolist(), batch.indices)]
     rows = []
     for operation, found in maps.items():
         numbers = {"degenerate": is_degenerate(found).int(), **segmentation.measure(found, masks)}
-        numbers = {name: values.tolist() for name, values in numbers.items()}
+        numbers = {name: values.tolist() for name, values in numbers.items()} | {"right": right}
         rows += [{"index": index, "operation": operation} | {name: own[i] for name, own in numbers.items()}
                  for i, index in enumerate(batch.indices)]
     for i, index in enumerate(batch.indices):
@@ -105,6 +111,12 @@ def score(model, batch: Batch, operations: Sequence[str], options: dict, data: S
                 path = page.run_map(panels[index].parents[1], index, operation)
                 page.save_map(path, found[i].float().cpu().numpy())
     return rows
+
+
+def is_right(model, predicted: int, classes: set[int] | None) -> int | None:
+    """1 where the predicted class is one of the picture's, else 0; None where the picture's are not known, or
+    the network has other classes than ImageNet's."""
+    return None if classes is None or model.classes != IMAGENET_CLASSES else int(predicted in classes)
 
 
 def metrics(rows: pd.DataFrame, operations: Sequence[str]) -> Metrics:
@@ -131,8 +143,11 @@ def dim_background(pixels: np.ndarray, where: torch.Tensor) -> np.ndarray:
 def report(summary: dict, model, folder: Path) -> None:
     """Print the table, in percent, and what is not in it."""
     print(f"{summary['pictures']} pictures, explained with {model.label}; in percent:")
-    metrics_table = pd.DataFrame(summary["figures"]).T.mul(PERCENT).rename_axis(columns="operation")
-    print(metrics_table.to_string(float_format="%.2f", col_space=8))
+    print_metrics(summary["figures"])
+    for name, own in summary["by prediction"].items():
+        if own["pictures"]:
+            print(f"the {own['pictures']} pictures whose prediction is {name}:")
+            print_metrics(own["figures"])
     for operation, count in summary["degenerate"].items():
         if count:
             print(f"{count} maps of {operation} are degenerate (constant or not finite); they count as zeros")
@@ -141,16 +156,6 @@ def report(summary: dict, model, folder: Path) -> None:
     print(f"per_image.csv and summary.json are in {folder}/")
 
 
-def write_page(folder: Path, title: str, rows: pd.DataFrame, summary: dict,
-               data: SegmentationDataset) -> None:
-    """Write the page of the run, with the best and worst pictures by F1."""
-    rows, metrics = measured(rows), summary["figures"]
-    names = list(next(iter(metrics.values())))
-    table = [["operation", *names]]
-    table += [[operation, *(f"{PERCENT * own[name]:.2f}" for name in names)]
-              for operation, own in metrics.items()]
-    extremes = page.find_extremes(folder, rows.assign(value=segmentation.picture_f1(rows)), "higher",
-                                  lambda index: plots.rgb(data.pixels(data[index][0])))
-    said = (f"{summary['pictures']} pictures, in percent; {summary['skipped']['count']} skipped, "
-            f"{sum(summary['degenerate'].values())} degenerate maps")
-    page.write_run(folder, title, said, table, summary, "F1", extremes)
+def print_metrics(figures: Metrics) -> None:
+    table = pd.DataFrame(figures).T.mul(PERCENT).rename_axis(columns="operation")
+    print(table.to_string(float_format="%.2f", col_space=8))

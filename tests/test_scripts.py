@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from iia.datasets.photographs import photograph
+from iia.evaluation.protocols import PROTOCOLS
 from iia.models.names import build
 
 from .conftest import toy_vit  # noqa: F401  (sets the environment)
@@ -158,14 +159,17 @@ def test_classes_without_names_are_numbered(folder, monkeypatch):
     assert (folder / "qualitive_results/test_resnet_class_2_chelsea.png").exists()
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_explanation_tests_of_other_sizes_and_channels(channels, folder, monkeypatch):
+@pytest.mark.parametrize("channels, protocol", [(1, "paper"), (4, "rise"), (1, "road"), (4, "bee")])
+def test_explanation_tests_of_other_sizes_and_channels(channels, protocol, folder, monkeypatch):
     (folder / "pics.txt").write_text("chelsea.png 2\n")
     flags = fine_tuned(folder, in_chans=channels)
     assert in_process("explanation_tests_cnn.py", folder, monkeypatch, *flags, "--image_size=64,96",
-                      "--num_workers=0", "--figures=POS,ADP,AIC,DEL_rise,INS_rise") == 0
-    summary = next((folder / "explanation_results").glob("*/summary.json"))
-    assert len(json.loads(summary.read_text())["axes"]["DEL_rise"]) == -(-64 * 96 // 224) + 1
+                      "--num_workers=0", f"--protocol={protocol}") == 0
+    (summary,) = (folder / "explanation_results").glob(f"*_target_{protocol}_*/summary.json")
+    summary = json.loads(summary.read_text())
+    assert summary["protocol"] == protocol and list(summary["better"]) == list(PROTOCOLS[protocol].figures)
+    if protocol == "rise":
+        assert len(summary["axes"]["DEL"]) == -(-64 * 96 // 224) + 1
 
 
 @pytest.mark.parametrize("flag, said", [

@@ -223,3 +223,39 @@ def test_killed_and_resumed_or_shared_is_as_undisturbed(own_folder):
 
     for name in ("killed", "shared"):
         assert read(results(under=name)) == read(results(under="undisturbed")), name
+
+
+def test_the_split_by_prediction(capsys, monkeypatch):
+    """VOC's labels say what is in a picture. Person is no class of ImageNet: such a picture is in neither part."""
+    voc_tree(Path("data/VOC"), count=4)
+    kinds = {0: 8, 1: 12, 2: 15, 3: 8}                                   # cat, dog, person, cat
+    for index, label in kinds.items():
+        path = Path(f"data/VOC/VOCdevkit/VOC2012/SegmentationClass/2008_{index:06d}.png")
+        mask = Image.open(path)
+        labels, palette = np.array(mask), mask.getpalette()
+        labels[labels == 15] = label
+        changed = Image.fromarray(labels)
+        changed.putpalette(palette)
+        changed.save(path)
+    monkeypatch.setattr(segmentation_table, "predict", lambda model, x: torch.full((len(x),), 285))  # Egyptian cat
+    assert run("segmentation_cnn_voc.py", *QUICK) == 0
+    (folder,) = Path("segmentation_results").glob("voc_*")
+    rows = pd.read_csv(folder / "per_image.csv")
+    assert rows.groupby("index")["right"].first().fillna(-1).tolist() == [1, 0, -1, 1]
+    summary = json.loads((folder / "summary.json").read_text())
+    for name, members in (("right", [0, 3]), ("wrong", [1])):
+        own = rows[(rows["operation"] == "iia") & rows["index"].isin(members)]
+        said = summary["by prediction"][name]
+        assert said["pictures"] == len(members) and said["figures"]["iia"] == segmentation.metrics(own)
+    everything = segmentation.metrics(rows[rows["operation"] == "iia"])
+    assert summary["figures"]["iia"] == everything
+    out = capsys.readouterr().out
+    assert "the 2 pictures whose prediction is right" in out and "the 1 pictures whose prediction is wrong" in out
+
+
+def test_networks_of_other_classes_are_not_split():
+    class Model:
+        classes = 3
+    assert segmentation_table.is_right(Model, 1, {1}) is None
+    Model.classes = 1000
+    assert [segmentation_table.is_right(Model, 1, known) for known in (None, {1, 2}, {2})] == [None, 1, 0]

@@ -62,6 +62,11 @@ class Coco(SegmentationDataset):
                               f"({type(why).__name__}: {why})") from why
         return picture, np.any(masks, axis=0)
 
+    def categories(self, index: int) -> set[str]:
+        annotated, kinds = self.coco.imgToAnns[self.numbers[index]], self.coco.cats
+        return {str(kinds[own["category_id"]].get("name")) for own in annotated
+                if kinds and own.get("category_id") in kinds}
+
 
 def find(root: Path) -> tuple[Path, Path]:
     """The annotation file and the pictures' folder."""

@@ -1,5 +1,6 @@
 """What the three segmentation data sets share: a picture, where the object is in it, and a name."""
 
+import contextlib
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torchvision.transforms import functional as TF
 
 from ..errors import UserError
 from .pictures import Size, denormalise, mode_of, normalise, sides, squash
+from .wordnet import imagenet_classes
 
 RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))      # the mean and std of pictures that are left in [0, 1]
 
@@ -24,8 +26,8 @@ class SampleError(UserError):
 class SegmentationDataset(Dataset):
     """Samples (picture [C, H, W] normalised, mask [H, W] long: 1 = object, id).
 
-    A data set has `open` and `picture_and_mask`, and may name `sources`. Nothing but file names is kept
-    between samples, so that it can be handed to reading processes.
+    A data set has `open` and `picture_and_mask`, and may name `sources` and `categories`. Nothing but file
+    names is kept between samples, so that it can be handed to reading processes.
 
     Args:
         mean, std: the normalisation that the network wants, a number for each channel; None leaves the
@@ -55,6 +57,18 @@ class SegmentationDataset(Dataset):
     def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The picture (RGB) and where the object is (bool [H, W]), both as they are in the files."""
         raise NotImplementedError
+
+    def categories(self, index: int) -> set[str]:
+        """The names of what is annotated in the picture; none where the data set does not say."""
+        return set()
+
+    def classes_of(self, index: int) -> set[int] | None:
+        """The numbers of the ImageNet classes that the picture is of; None where nothing says any."""
+        numbers: set[int] = set()
+        for name in self.categories(index):
+            with contextlib.suppress(UserError):                   # a category of somebody's own
+                numbers.update(imagenet_classes(name))
+        return numbers or None
 
     def __len__(self) -> int:
         return len(self.ids)

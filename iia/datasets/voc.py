@@ -12,6 +12,8 @@ from .segmentation import SampleError, SegmentationDataset, check_size, missing
 FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB)\n"
          "and unpack it there\n"
          "(or torchvision.datasets.VOCSegmentation(root, download=True))")
+NAMES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+         "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")   # 1..20
 LIST = Path("ImageSets", "Segmentation", "val.txt")
 
 
@@ -36,21 +38,30 @@ class Voc(SegmentationDataset):
         self.sources = [self.folder / LIST]
 
     def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        picture = open_picture(self.folder / "JPEGImages" / f"{self.ids[index]}.jpg")
+        labels = self.labels(index, picture.size)
+        return picture, (labels > 0 if labels.ndim == 2 else (labels > 0).any(-1))
+
+    def categories(self, index: int) -> set[str]:
+        labels = self.labels(index)
+        numbers = np.unique(labels) if labels.ndim == 2 else ()
+        return {NAMES[number - 1] for number in numbers if 0 < number <= len(NAMES)}
+
+    def labels(self, index: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The numbers of a mask [H, W], or its colours [H, W, 3]; it must be of the (width, height) given."""
         name = self.ids[index]
-        picture = open_picture(self.folder / "JPEGImages" / f"{name}.jpg")
         path = self.folder / "SegmentationClass" / f"{name}.png"
         try:
             with Image.open(path) as mask:
-                check_size(name, mask.size, picture.size)        # before it is decoded
+                check_size(name, mask.size, size or mask.size)   # before it is decoded
                 several = len(mask.getbands()) > 1  # colours; of a palette picture its numbers count, [H, W]
-                labels = np.array(mask.convert("RGB") if several else mask)
+                return np.array(mask.convert("RGB") if several else mask)
         except FileNotFoundError as why:
             raise SampleError(f"the mask {path} is missing") from why
         except SampleError:
             raise
         except Exception as why:           # each of Pillow's readers has errors of its own
             raise SampleError(f"the mask {path} cannot be decoded ({type(why).__name__})") from why
-        return picture, (labels > 0 if labels.ndim == 2 else (labels > 0).any(-1))
 
 
 def find(root: Path) -> Path:

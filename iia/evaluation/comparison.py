@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from .bootstrap import CONFIDENCE, intervals
-from .explanation_tests import METRICS
+from .protocols import Metric
 
 Table = dict[str, dict[str, object]]           # {operation: {metric: value}}
 
@@ -18,19 +18,19 @@ def means(rows: pd.DataFrame, metrics: Sequence[str]) -> dict[str, float]:
     return {name: float(own.mean()) for name, own in values.items() if len(own)}
 
 
-def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Sequence[str]) -> dict:
+def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Mapping[str, Metric]) -> dict:
     """What the rows of all operations, {operation: rows}, say of each other.
 
     Returns:
-        "counts": {operation: {metric: pictures that have it}}; "confidence"; "intervals": {operation:
-        {metric: [low, high]}} of the mean; "best": {metric: operation}; "behind the best": {operation:
-        {metric: [low, high]}} of the paired difference from the best operation's mean. None stands for what
-        no picture has.
+        "better": {metric: "higher" or "lower"}; "counts": {operation: {metric: pictures that have it}};
+        "confidence"; "intervals": {operation: {metric: [low, high]}} of the mean; "best": {metric:
+        operation}; "behind the best": {operation: {metric: [low, high]}} of the paired difference from the
+        best operation's mean. None stands for what no picture has.
     """
     pictures = sorted(set().union(*(rows["index"] for rows in by_operation.values())))
     values = np.stack([rows.set_index("index")[list(metrics)].reindex(pictures)
                        for rows in by_operation.values()], axis=1)
-    sign = np.array([1 if METRICS[name].better == "higher" else -1 for name in metrics])
+    sign = np.array([1 if own.better == "higher" else -1 for own in metrics.values()])
     seen = ~np.isnan(values)                                                               # [N, O, M]
     mean = np.where(seen, values, 0).sum(0) / np.maximum(seen.sum(0), 1)                   # [O, M]
     best = np.where(seen.any(0), mean * sign, -np.inf).argmax(0)                           # [M]
@@ -39,7 +39,8 @@ def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Sequence[str]) ->
     ends = ends.reshape(2, 2 * values.shape[1], len(metrics)).transpose(1, 2, 0)           # [2·O, M, 2]
     ends = np.where(np.isnan(ends), None, ends)                                            # JSON knows no NaN
     operations = list(by_operation)
-    return {"counts": by_name(seen.sum(0), operations, metrics), "confidence": CONFIDENCE,
+    return {"better": {name: own.better for name, own in metrics.items()},
+            "counts": by_name(seen.sum(0), operations, metrics), "confidence": CONFIDENCE,
             "intervals": by_name(ends[:len(operations)], operations, metrics),
             "best": {name: operations[o] if some else None
                      for name, o, some in zip(metrics, best, seen.any((0, 1)))},
@@ -51,19 +52,18 @@ def by_name(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> 
     return {row: dict(zip(columns, own.tolist())) for row, own in zip(rows, values)}
 
 
-def print_table(summary: dict) -> None:
+def print_table(summary: dict, metrics: Mapping[str, Metric]) -> None:
     """Operations as rows, metrics as columns, each with its interval below it.
 
     `*` is the best of a column, `=` what is not significantly different from it: the interval of the paired
     difference holds 0.
     """
-    names = list(summary["best"])
     wide = max(len(operation) for operation in ["operation", *summary["figures"]])
-    columns = {name: 13 if METRICS[name].percent else 15 for name in names}                # their widths
-    head = "".join(f"{name + METRICS[name].arrow:>{width}}" for name, width in columns.items())
+    columns = {name: 13 if own.percent else 17 for name, own in metrics.items()}             # their widths
+    head = "".join(f"{name + own.arrow:>{columns[name]}}" for name, own in metrics.items())
     print(f"{'operation':{wide}}{head}     n")
     for operation in summary["figures"]:
-        cells = {name: cell(summary, operation, name) for name in names}
+        cells = {name: cell(summary, operation, name, own) for name, own in metrics.items()}
         values, ranges = ("".join(f"{cells[name][k]:>{width}}" for name, width in columns.items())
                           for k in (0, 1))
         count = max(summary["counts"][operation].values())
@@ -71,13 +71,17 @@ def print_table(summary: dict) -> None:
     print(f"↑ higher is better, ↓ lower; * the best, = not significantly different from it at "
           f"{100 * summary['confidence']:.0f} % (paired bootstrap over pictures); [ , ] the interval of "
           "the mean")
+    counts = {name: max(own[name] for own in summary["counts"].values()) for name in metrics}
+    for name, count in counts.items():
+        if count < max(counts.values()):
+            print(f"{name} is over {count} pictures; the others have none")
 
 
-def cell(summary: dict, operation: str, name: str) -> tuple[str, str]:
+def cell(summary: dict, operation: str, name: str, metric: Metric) -> tuple[str, str]:
     """A value with its mark, and its interval; "- " and nothing where no picture has the metric."""
     if name not in summary["figures"][operation]:
         return "- ", ""
-    digits, (low, high) = 1 if METRICS[name].percent else 3, summary["intervals"][operation][name]
+    digits, (low, high) = 1 if metric.percent else 3, summary["intervals"][operation][name]
     value = f"{summary['figures'][operation][name]:.{digits + 1}f}{mark(summary, operation, name)}"
     return value, f"[{low:.{digits}f}, {high:.{digits}f}]"
 

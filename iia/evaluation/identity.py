@@ -20,9 +20,11 @@ def identity(model, settings: Settings, cut: int | str, **more: object) -> dict:
     """What a table's numbers depend on: the network, where it is cut, `more`, and all settings but the
     harmless.
 
-    A setting that comes or goes thus makes another run, whoever adds it.
+    A setting that comes or goes thus makes another run, whoever adds it. Steps that are None are the model's.
     """
     values = {name: value for name, value in settings.values().items() if name not in HARMLESS}
+    if values.get("ITERATION_STEPS", 0) is None:
+        values["ITERATION_STEPS"] = model.default_steps[settings.definition]
     return {"model": model.label, "weights": fingerprint(model), "layer": cut,
             "picture size": list(model.size), **values, **more}
 

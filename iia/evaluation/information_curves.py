@@ -23,9 +23,12 @@ from .answers import SOFTMAX, TOP1, ask
 
 THRESHOLDS = (.005, .01, .02, .03, .04, .05, .07, .10, .13, .21, .34, .5, .75)  # shares of the pixels shown
 KEPT = 0.01                     # the share of the pixels that the blurred picture keeps
-SURE = 0.8                      # pictures that the network answers with less than this have no curve
 POINTS = 1000                   # of a curve, besides its end
 COLUMNS = {"AIC": TOP1, "SIC": SOFTMAX}       # of an answer
+# A picture has a curve where such a column of its own answer is at least so much.
+Sure = dict[str, tuple[int, float]]
+SURE: Sure = {"AIC": (TOP1, 0.8), "SIC": (SOFTMAX, 0.8)}
+PROBABLE: Sure = dict.fromkeys(COLUMNS, (SOFTMAX, 0.5))
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,12 @@ class CurveEndpoints:
     blurred: Tensor
     original: Tensor
 
-    def usable(self, column: int) -> Tensor:
-        """Which pictures have a curve, bool [B]: the network is sure of the class, and blurring takes away
+    def usable(self, name: str, sure: Sure) -> Tensor:
+        """Which pictures have the curve, bool [B]: the network is sure of the class, and blurring takes away
         both its answer and information."""
+        column, (of, least) = COLUMNS[name], sure[name]
         whole, blurred = self.original[:, column], self.blurred[:, column]
-        return (whole >= SURE) & (blurred < whole) & (self.blurred_size < self.size)
+        return (self.original[:, of] >= least) & (blurred < whole) & (self.blurred_size < self.size)
 
 
 def curve_endpoints(model, pictures: Tensor, classes: Tensor, seeds: Sequence[int],
@@ -65,7 +69,8 @@ def curve_endpoints(model, pictures: Tensor, classes: Tensor, seeds: Sequence[in
 
 def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str] | None = None,
                        seeds: Sequence[int] | None = None, endpoints: CurveEndpoints | None = None,
-                       batch_size: int = 32, exact: bool = False) -> dict[str, Tensor]:
+                       batch_size: int = 32, exact: bool = False, thresholds: Sequence[float] = THRESHOLDS,
+                       sure: Sure = SURE) -> dict[str, Tensor]:
     """The accuracy and the softmax information curve of each map.
 
     Args:
@@ -79,6 +84,7 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
         batch_size: how many pictures go through the network at once.
         exact: True fills in from all known pixels, as the library does, not only from those that border on an
             unknown one. It is up to a hundred times slower; the areas differ by about a thousandth.
+        thresholds: shares of the pixels shown. sure: which pictures have a curve.
 
     Returns:
         By name, float64 [B, 1001] on the CPU: the answer at information 0, 0.001 ... 1, both scaled from the
@@ -88,14 +94,15 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
         seeds = range(len(pictures)) if seeds is None else seeds
         endpoints = curve_endpoints(model, pictures, classes, seeds, batch_size=batch_size, exact=exact)
     columns = {name: column for name, column in COLUMNS.items() if which is None or name in which}
-    usable = {name: endpoints.usable(column) for name, column in columns.items()}
+    usable = {name: endpoints.usable(name, sure) for name in columns}
     curves = {name: torch.full((len(maps), POINTS + 1), torch.nan, dtype=torch.float64) for name in columns}
     # the others are not worth their pictures
     rows = torch.stack(list(usable.values())).any(0).nonzero()[:, 0]
     if not len(rows):
         return curves
 
-    shown = most_relevant(maps[rows.to(maps.device)]) | endpoints.kept[rows.numpy(), None]  # [R, T, H, W]
+    shown = most_relevant(maps[rows.to(maps.device)], thresholds)                           # [R, T, H, W]
+    shown |= endpoints.kept[rows.numpy(), None]
     steps = shown.shape[1]
     originals = endpoints.pixels[rows.numpy()].repeat(steps, 0)
     filled, sizes = fill_all(originals, shown.reshape(-1, *shown.shape[2:]), exact)
@@ -137,10 +144,10 @@ def random_pixels(size: tuple[int, int], seed: int) -> np.ndarray:
     return mask
 
 
-def most_relevant(maps: Tensor) -> np.ndarray:
+def most_relevant(maps: Tensor, thresholds: Sequence[float]) -> np.ndarray:
     """The pixels at or above each threshold's quantile: maps [B, H, W] -> bool [B, T, H, W]."""
     maps = maps.double().cpu()
-    levels = maps.flatten(1).quantile(1 - maps.new_tensor(THRESHOLDS), dim=1).T           # [B, T]
+    levels = maps.flatten(1).quantile(1 - maps.new_tensor(thresholds), dim=1).T           # [B, T]
     return (maps[:, None] >= levels[..., None, None]).numpy()
 
 

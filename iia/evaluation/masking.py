@@ -3,27 +3,27 @@
 import torch
 from torch import Tensor
 
-from .answers import SOFTMAX, ask, black
+from .answers import SOFTMAX, ask
 
 
-def seen_through(model, pictures: Tensor, maps: Tensor) -> Tensor:
-    """(raw picture x map), normalised: pictures [B, C, H, W] and maps [B, H, W] in [0, 1] -> [B, C, H, W].
+def seen_through(pictures: Tensor, maps: Tensor, masked: Tensor) -> Tensor:
+    """The point at `map` of the way from `masked` to the picture: pictures [B, C, H, W], maps [B, H, W] in
+    [0, 1] and a pixel [C, 1, 1] -> [B, C, H, W].
 
-    As normalising is affine, that is the point at `map` of the way from black to the normalised picture.
+    As normalising is affine, that is (raw picture x map), normalised, where a masked pixel is black; and
+    normalised picture x map where it is 0.
     """
-    return torch.lerp(black(model, pictures), pictures, maps[:, None].to(pictures.dtype))
+    return torch.lerp(masked, pictures, maps[:, None].to(pictures.dtype))
 
 
-def masked_softmax(model, pictures: Tensor, classes: Tensor, maps: Tensor, original: Tensor | None = None,
-                   batch_size: int = 32) -> tuple[Tensor, Tensor]:
-    """The probability of the class for the picture, Y [B], and for what its map leaves of it, O [B]."""
-    original = ask(model, pictures, classes, batch_size) if original is None else original
-    seen = ask(model, seen_through(model, pictures, maps), classes, batch_size)
-    return original[:, SOFTMAX], seen[:, SOFTMAX]
+def masked_softmax(model, pictures: Tensor, classes: Tensor, maps: Tensor, masked: Tensor,
+                   batch_size: int = 32) -> Tensor:
+    """The probability of the class for what its map leaves of the picture, O [B]."""
+    return ask(model, seen_through(pictures, maps, masked), classes, batch_size)[:, SOFTMAX]
 
 
 def average_drop(whole: Tensor, seen: Tensor) -> Tensor:
-    """ADP, in percent: 100 max(0, Y − O)/Y for each picture, [B]."""
+    """ADP, and ADD of what the map does not show, in percent: 100 max(0, Y − O)/Y for each picture, [B]."""
     return 100 * (whole - seen).clamp_min(0) / whole.clamp_min(torch.finfo(whole.dtype).tiny)
 
 

@@ -2,7 +2,7 @@
 
 POS and DEL mask the most relevant pixels first, NEG and INS the least relevant; POS and NEG read top-1, DEL
 and INS the softmax. So one set of masked pictures serves POS with DEL, and another NEG with INS (METHOD.md,
-section 8). `DEL_rise` and `INS_rise` are RISE's own deletion and insertion, on another scale.
+section 8). RISE's own deletion and insertion are on another scale.
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from .answers import SOFTMAX, TOP1, ask, ask_mixtures, black
+from .answers import SOFTMAX, TOP1, ask, ask_mixtures
 
 FRACTIONS = tuple(tenths / 10 for tenths in range(10))       # 0, 10 ... 90 % of the pixels masked
 CURVES = {"POS": ("most", TOP1), "NEG": ("least", TOP1), "DEL": ("most", SOFTMAX), "INS": ("least", SOFTMAX)}
@@ -29,15 +29,17 @@ def ranks(maps: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places).view_as(maps)
 
 
-def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str] | None = None,
-                  original: Tensor | None = None, batch_size: int = 32) -> dict[str, Tensor]:
-    """The curves of POS, NEG, DEL and INS at 0, 10 ... 90 % of the pixels masked to black.
+def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, masked: Tensor,
+                  which: set[str] | None = None, original: Tensor | None = None,
+                  batch_size: int = 32) -> dict[str, Tensor]:
+    """The curves of POS, NEG, DEL and INS at 0, 10 ... 90 % of the pixels masked, rounded down.
 
     Args:
         model: any network of this project; it is asked for `classes`, whatever the maps explain.
         pictures: normalised for the model, [B, C, H, W].
         classes: [B], int64.
         maps: the higher the more relevant, [B, H, W].
+        masked: what a masked pixel becomes, as the network reads it, [C, 1, 1].
         which: the names that are wanted; None = all four.
         original: the answers for the pictures themselves, [B, 2], where they are known already.
         batch_size: how many masked pictures go through the network at once.
@@ -52,10 +54,10 @@ def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which:
     original = ask(model, pictures, classes, batch_size) if original is None else original
     rank, pixels = ranks(maps), maps[0].numel()
     rank = torch.cat([rank if order == "most" else pixels - 1 - rank for order in orders])    # [O·B, H, W]
-    counts = torch.tensor([round(f * pixels) for f in FRACTIONS[1:]], device=maps.device)
-    masked = ask_mixtures(model, pictures.repeat(len(orders), 1, 1, 1), black(model, pictures), rank, counts,
-                          classes.repeat(len(orders)), batch_size)                            # [O·B, 9, 2]
-    curves = torch.cat([original[:, None].repeat(len(orders), 1, 1), masked], dim=1)         # [O·B, 10, 2]
+    counts = torch.tensor([tenths * pixels // 10 for tenths in range(1, 10)], device=maps.device)
+    answers = ask_mixtures(model, pictures.repeat(len(orders), 1, 1, 1), masked, rank, counts,
+                           classes.repeat(len(orders)), batch_size)                           # [O·B, 9, 2]
+    curves = torch.cat([original[:, None].repeat(len(orders), 1, 1), answers], dim=1)        # [O·B, 10, 2]
     by_order = dict(zip(orders, curves.chunk(len(orders))))
     return {name: by_order[order][..., column] for name, (order, column) in CURVES.items() if name in names}
 
@@ -70,7 +72,7 @@ def rise_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: s
                 batch_size: int = 32) -> dict[str, Tensor]:
     """RISE's deletion and insertion: the softmax as 224 pixels a step, the most relevant first, are replaced.
 
-    `DEL_rise` replaces the picture by 0 after normalisation, the mean colour. `INS_rise` replaces its blur by
+    `DEL` replaces the picture by 0 after normalisation, the mean colour. `INS` replaces its blur by
     the picture. 225 passes for a picture of 224 x 224 and each curve. Arguments as `masked_curves`.
 
     Returns:
@@ -78,10 +80,10 @@ def rise_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: s
     """
     rank, counts = ranks(maps), torch.tensor(rise_counts(maps[0].numel()), device=maps.device)
     curves = {}
-    if which is None or "DEL_rise" in which:
-        curves["DEL_rise"] = (pictures, torch.zeros_like(pictures))
-    if which is None or "INS_rise" in which:
-        curves["INS_rise"] = (rise_blur(pictures), pictures)
+    if which is None or "DEL" in which:
+        curves["DEL"] = (pictures, torch.zeros_like(pictures))
+    if which is None or "INS" in which:
+        curves["INS"] = (rise_blur(pictures), pictures)
     return {name: ask_mixtures(model, outside, inside, rank, counts, classes, batch_size)[..., SOFTMAX]
             for name, (outside, inside) in curves.items()}
 

@@ -343,3 +343,24 @@ def test_voc_mask_with_transparency(tmp_path):
     path = data.folder / "SegmentationClass" / f"{data.ids[0]}.png"
     Image.fromarray(np.array(Image.open(path))).convert("LA").save(path)
     assert torch.equal(data[0][1], wanted)
+
+
+def test_what_a_picture_is_of(tmp_path):
+    """By COCO's categories and VOC's labels as ImageNet classes; gtsegs does not say, nor does a list without names."""
+    coco_tree(tmp_path / "coco")
+    assert Coco(tmp_path / "coco").classes_of(0) is None
+    path = annotation_file(tmp_path / "coco")
+    content = json.loads(path.read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["category_id"] = 1 + number
+    content["categories"] = [{"id": 1, "name": "person"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "airplane"},
+                             {"id": 4, "name": "my own"}]
+    path.write_text(json.dumps(content))
+    data = Coco(tmp_path / "coco")
+    assert data.ids == ["10", "20", "30"] and [data.categories(i) for i in range(3)] == [
+        {"my own"}, {"cat", "airplane"}, {"person"}]
+    assert data.classes_of(1) >= {281, 282, 283, 284, 285, 404} and data.classes_of(0) is data.classes_of(2) is None
+    voc_tree(tmp_path / "voc")
+    assert Voc(tmp_path / "voc").categories(0) == {"person"} and Voc(tmp_path / "voc").classes_of(0) is None
+    gtsegs_tree(tmp_path / "gtsegs")
+    assert ImageNetSegmentation(tmp_path / "gtsegs").classes_of(0) is None

@@ -19,13 +19,14 @@ from iia.evaluation import comparison, given_maps
 from iia.datasets.photographs import NAMES, photograph
 from iia.datasets.pictures import load_pictures
 from iia.errors import UserError
-from iia.evaluation.explanation_tests import PAPER, score
+from iia.evaluation.explanation_tests import score
+from iia.evaluation.protocols import MASKED as METRICS, PAPER, PROTOCOLS
 from iia.evaluation.runner import Run
 from tests.evaluation.toys import Scrambles
 
 ROOT = Path(__file__).resolve().parents[2]
 SIX = list(PAPER[:6])
-FOLDER = "list_toy_1_paper_target"
+FOLDER = "list_toy_1_paper_target_paper"
 
 
 def results(place, name=FOLDER, under="results"):
@@ -46,7 +47,7 @@ def place(tmp_path):
 
 
 def chosen(place, **more):
-    values = dict(operations=["random", "mine"], figures=SIX, explained_class="target", definition="paper",
+    values = dict(operations=["random", "mine"], figures=SIX, explained_class="target", protocol="paper", definition="paper",
                   device="cpu", batch_size=8, precision="fp32", images_dir=str(place), pics_file=str(place / "list.txt"),
                   max_images=None, heatmaps_dir=str(place / "maps"), num_workers=0, results_dir=str(place / "results"),
                   FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=1, every_nth=None, per_class=None)
@@ -170,7 +171,7 @@ def test_comparing_operations():
 
     def compared(name, values):
         rows = {operation: pd.DataFrame({"index": np.arange(len(own)), name: own}) for operation, own in values.items()}
-        return comparison.compare(rows, [name])
+        return comparison.compare(rows, {name: METRICS[name]})
     said = compared("NEG", values)
     assert said["best"] == {"NEG": "b"} and said["behind the best"]["a"]["NEG"] == pytest.approx([-1, -1])
     assert [comparison.mark(said, name, "NEG") for name in "abc"] == [" ", "*", "="]
@@ -184,16 +185,16 @@ def test_rows_are_compared_picture_by_picture():
     """Operations that have other pictures, in another order: the difference is that of the pictures in common."""
     one = pd.DataFrame({"index": [0, 1, 2, 5], "NEG": [10.0, 20, 30, 90]})
     two = pd.DataFrame({"index": [5, 2, 1], "NEG": [91.0, 31, 21]})
-    said = comparison.compare({"one": one, "two": two}, ["NEG"])
+    said = comparison.compare({"one": one, "two": two}, {"NEG": METRICS["NEG"]})
     assert said["best"] == {"NEG": "two"} and said["counts"] == {"one": {"NEG": 4}, "two": {"NEG": 3}}
     assert said["behind the best"]["one"]["NEG"] == [-1, -1]
 
 
 def test_the_same_rows_are_marked_as_no_different(capsys):
     rows = pd.DataFrame({"index": range(5), "NEG": [1.0, 2, 3, 4, 5]})
-    said = comparison.compare({"a": rows, "b": rows}, ["NEG"]) | {"figures": {"a": {"NEG": 3}, "b": {"NEG": 3}}}
+    said = comparison.compare({"a": rows, "b": rows}, {"NEG": METRICS["NEG"]}) | {"figures": {"a": {"NEG": 3}, "b": {"NEG": 3}}}
     assert [comparison.mark(said, name, "NEG") for name in "ab"] == ["*", "="]
-    comparison.print_table(said)
+    comparison.print_table(said, {"NEG": METRICS["NEG"]})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:4:2]] == [["a", "3.00*", "5"], ["b", "3.00=", "5"]]
     assert "= not significantly different from it at 95 %" in lines[-1]
@@ -223,7 +224,7 @@ def test_predicted_class_is_explained_and_the_target_asked_for(place):
         how = chosen(place, operations=["iia-ablation-ac"], figures=["POS", "INS"], heatmaps_dir=None,
                      explained_class=which, INTERPOLATION_STEPS=3)
         assert explanation_table.table(model, how) == 0
-        rows[which], = rows_of(results(place, f"list_efficientnet_lite0_9_paper_{which}"))
+        rows[which], = rows_of(results(place, f"list_efficientnet_lite0_9_paper_{which}_paper"))
     pictures = load_pictures([place / "cat.png"], model)
     cat = iia.predict(model, pictures).item()
     assert {row["target"] for row in rows.values()} == {"3"} and {row["top1"] for row in rows.values()} == {"0.0"}
@@ -246,7 +247,7 @@ def test_both_definitions_in_one_table_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines()[:7] if not line.startswith(" ")]
     assert names == ["operation", "random", "iia-ablation-ac", "iia-ablation-ac@release"]
-    folder = results(tmp_path, "pics_efficientnet_lite0_9_paper_target", "explanation_results")
+    folder = results(tmp_path, "pics_efficientnet_lite0_9_paper_target_paper", "explanation_results")
     figures = json.loads((folder / "summary.json").read_text())["figures"]
     assert list(figures) == ["random", "iia-ablation-ac", "iia-ablation-ac@release"]
     assert figures["iia-ablation-ac"]["INS"] != figures["iia-ablation-ac@release"]["INS"]
@@ -286,3 +287,25 @@ def test_a_line_twice_is_counted_once(place, capsys):
     assert explanation_table.table(Scrambles(), chosen(place)) == 1
     assert "list.txt:3: p0.png with class 0 is listed already" in capsys.readouterr().err
     assert json.loads((results(place) / "summary.json").read_text())["pictures"] == 3
+
+
+def test_each_protocol_is_a_run_of_its_own(place, capsys):
+    """Under bee the predicted class is asked for; the base accuracy stays that of the targets."""
+    write_maps(place)
+    model, summaries = Scrambles(), {}
+    for protocol in PROTOCOLS:
+        explanation_table.table(model, chosen(place, protocol=protocol, figures=None))
+        folder = results(place, f"list_toy_1_paper_target_{protocol}")
+        summaries[protocol] = json.loads((folder / "summary.json").read_text())
+        rows = rows_of(folder)
+        assert summaries[protocol]["protocol"] == protocol and f"protocol {protocol}" in capsys.readouterr().out
+        assert {"SRG", "INS-DEL", "ROAD_combined"} & {*PROTOCOLS[protocol].figures} <= rows[0].keys()
+        predicted = model(load_pictures([place / "p2.png"], model)).argmax(1).item()
+        asked = {row["asked"] for row in rows if row["id"] == "p2.png"}
+        assert asked == {str(predicted if protocol == "bee" else 2)} and predicted != 2
+    assert len({summary["base accuracy"] for summary in summaries.values()}) == 1
+    paper, bee = (summaries[name]["figures"]["mine"] for name in ("paper", "bee"))
+    assert paper["SRG"] == pytest.approx(paper["NEG"] - paper["POS"]) and paper["INS-DEL"] != bee["INS-DEL"]
+    assert len({path.name for path in (place / "results").iterdir()}) == len(PROTOCOLS)
+    with pytest.raises(UserError, match="figure of protocol paper 'ADD' is unknown"):
+        explanation_table.table(model, chosen(place, figures=["ADD"]))

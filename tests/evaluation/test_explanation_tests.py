@@ -1,4 +1,4 @@
-"""POS, NEG, DEL, INS, ADP, PIC and RISE's pair: against closed forms, and against loops that do one thing at a time."""
+"""POS, NEG, DEL, INS, ADP, PIC and the protocol rise: against closed forms, and against loops that do one thing at a time."""
 
 import math
 
@@ -10,12 +10,12 @@ from scipy import ndimage
 from iia.datasets.pictures import denormalise, normalise
 from iia.errors import UserError
 from iia.evaluation import perturbation
-from iia.evaluation.explanation_tests import METRICS, PAPER, axes, score, score_originals
+from iia.evaluation.explanation_tests import axes, score, score_originals
+from iia.evaluation.protocols import MASKED, PAPER, PROTOCOLS
 
 from tests.evaluation.toys import ReadsOnePixel, Scrambles
 
 SIX = PAPER[:6]
-RISE = ["DEL_rise", "INS_rise"]
 SURE, UNSURE = 1 / (1 + math.exp(-4)), 1 / (1 + math.exp(4))
 
 
@@ -67,11 +67,13 @@ def test_perfect_map_is_best_and_random_map_in_between():
     classes = torch.ones(len(seeds), dtype=torch.int64)
     perfect, worst = noise.clone(), noise.clone()
     perfect[:, *model.place], worst[:, *model.place] = 2, -1
-    best, middle, last = (score(model, pictures, classes, maps, [*SIX[:4], *RISE])[0]
-                          for maps in (perfect, noise, worst))
-    for name in best:
-        order = [values[name].mean().item() for values in (best, middle, last)]
-        assert order == sorted(order, reverse=METRICS[name].better == "higher") and len(set(order)) == 3, name
+    for protocol, names in (("paper", [*SIX[:4], "SRG", "INS-DEL"]), ("rise", None)):
+        best, middle, last = (score(model, pictures, classes, maps, names, protocol=protocol)[0]
+                              for maps in (perfect, noise, worst))
+        for name in best:
+            order = [values[name].mean().item() for values in (best, middle, last)]
+            better = PROTOCOLS[protocol].figures[name].better
+            assert order == sorted(order, reverse=better == "higher") and len(set(order)) == 3, name
 
 
 def test_seen_through_the_map():
@@ -124,7 +126,7 @@ def slow_masked_curve(model, picture, wanted, saliency, most, read):
     curve = []
     for tenths in range(10):
         masked = raw.clone()
-        for p in order[:round(tenths / 10 * len(order))]:
+        for p in order[:tenths * len(order) // 10]:
             masked[:, p // saliency.shape[1], p % saliency.shape[1]] = 0
         curve.append(answers(model, masked, wanted)[read])
     return curve
@@ -149,7 +151,7 @@ def test_masking_against_loops():
 @torch.no_grad()
 def test_rise_against_loops():
     model, pictures, classes, maps = setting(count=2, size=32)
-    metrics, curves = score(model, pictures, classes, maps, RISE)
+    metrics, curves = score(model, pictures, classes, maps, protocol="rise")
     point = np.zeros((11, 11))
     point[5, 5] = 1
     kernel = ndimage.gaussian_filter(point, 5)
@@ -157,7 +159,7 @@ def test_rise_against_loops():
         blurred = torch.from_numpy(np.stack([ndimage.convolve(c, kernel, mode="constant") for c in picture.numpy()]))
         values = saliency.flatten().tolist()
         order = sorted(range(len(values)), key=lambda p: -values[p])
-        for name, start, end in (("DEL_rise", picture, torch.zeros_like(picture)), ("INS_rise", blurred, picture)):
+        for name, start, end in (("DEL", picture, torch.zeros_like(picture)), ("INS", blurred, picture)):
             now, slow = start.clone(), []
             for first in range(0, len(order) + 224, 224):
                 slow.append(model(now[None]).softmax(1)[0, wanted].item())
@@ -166,16 +168,19 @@ def test_rise_against_loops():
             assert curves[name][i].tolist() == pytest.approx(slow), name
             mean_of_neighbours = [(a + b) / 2 for a, b in zip(slow, slow[1:])]
             assert metrics[name][i].item() == pytest.approx(sum(mean_of_neighbours) / len(mean_of_neighbours))
+    assert torch.equal(metrics["INS-DEL"], metrics["INS"] - metrics["DEL"])
 
 
 # -------------------------------------------------------------------------- how it is computed
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_batch_size_bounds_the_rows_and_changes_nothing(rows):
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_batch_size_bounds_the_rows_and_changes_nothing(protocol, rows):
     model, pictures, classes, maps = setting()
-    usual, _ = score(model, pictures, classes, maps, [*SIX, *RISE])
+    names = [name for name in PROTOCOLS[protocol].figures if name not in ("AIC", "SIC")]
+    usual, _ = score(model, pictures, classes, maps, names, protocol=protocol)
     model.passes.clear()
-    metrics, _ = score(model, pictures, classes, maps, [*SIX, *RISE], batch_size=rows)
+    metrics, _ = score(model, pictures, classes, maps, names, batch_size=rows, protocol=protocol)
     assert max(model.passes) <= rows
     for name in usual:
         assert torch.allclose(metrics[name], usual[name], atol=1e-9), name
@@ -200,10 +205,11 @@ def test_ties_keep_their_reading_order():
     assert ranks.tolist() == [[[1, 0], [2, 3]], [[0, 1], [2, 3]]]
 
 
-def test_the_untouched_picture_is_left_alone():
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_untouched_picture_is_left_alone(protocol):
     model, pictures, classes, maps = setting()
     before = pictures.clone(), maps.clone()
-    score(model, pictures, classes, maps, [*SIX, *RISE])
+    score(model, pictures, classes, maps, protocol=protocol)
     assert torch.equal(pictures, before[0]) and torch.equal(maps, before[1])
 
 
@@ -211,10 +217,22 @@ def test_figures_by_name():
     model, pictures, classes, maps = setting()
     metrics, curves = score(model, pictures, classes, maps, ["INS", "POS"])
     assert list(metrics) == ["INS", "POS"] and set(curves) == {"INS", "POS"}
-    assert {name: len(x) for name, x in axes([*METRICS], (224, 224)).items()} == {
-        "POS": 10, "NEG": 10, "DEL": 10, "INS": 10, "AIC": 21, "SIC": 21, "DEL_rise": 225, "INS_rise": 225}
-    with pytest.raises(UserError, match="Did you mean 'POS'"):
-        score(model, pictures, classes, maps, ["POSS"])
+    points = {"POS": 10, "NEG": 10, "DEL": 10, "INS": 10, "AIC": 21, "SIC": 21}
+    assert {name: len(x) for name, x in axes([*MASKED], (224, 224)).items()} == points
+    assert {name: len(x) for name, x in axes(["DEL", "INS-DEL"], (224, 224), "rise").items()} == {"DEL": 225}
+    for wrong, said in (({"metrics": ["POSS"]}, "Did you mean 'POS'"), ({"protocol": "rised"}, "Did you mean 'rise'"),
+                        ({"metrics": ["POS"], "protocol": "rise"}, "figure of protocol rise"),
+                        ({"metrics": ["ADD"]}, "figure of protocol paper")):
+        with pytest.raises(UserError, match=said):
+            score(model, pictures, classes, maps, **wrong)
+
+
+def test_pixel_counts_are_rounded_down():
+    """10 % of 256 are 25.6: the 26th pixel of the map, which the network reads, is left."""
+    model = ReadsOnePixel()
+    saliency = torch.arange(256, 0, -1).double().view(1, 16, 16)
+    model.place = (25 // 16, 25 % 16)
+    assert score(model, lit(), [1], saliency, ["POS"])[1]["POS"][0].tolist() == [1, 1] + 8 * [0]
 
 
 @pytest.mark.parametrize("wrong, said", [

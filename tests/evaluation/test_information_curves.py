@@ -11,6 +11,7 @@ from iia.datasets.pictures import normalise, open_picture, squash
 from iia.evaluation import information_curves as ours
 from iia.evaluation.answers import ask
 from iia.evaluation.explanation_tests import score, score_originals
+from iia.evaluation.protocols import PROTOCOLS
 from iia.maps import finish
 
 from tests.evaluation.toys import Remembers
@@ -29,22 +30,24 @@ def setting():
     return model, normalise(raw, model.mean, model.std).expand(3, -1, -1, -1), torch.ones(3, dtype=torch.int64), maps
 
 
-def by_library(model, picture, wanted, saliency, seed, column):
+def by_library(model, picture, wanted, saliency, seed, column, thresholds):
     def predict(pixels):
         answers = ask(model, ours.from_pixels(model, pixels, picture), wanted.expand(len(pixels)))
         return answers[:, column].double().numpy()
     return library.compute_pic_metric(ours.to_pixels(model, picture[None])[0], saliency.double().numpy(),
-                                      ours.random_pixels((SIZE, SIZE), seed), predict, ours.THRESHOLDS)
+                                      ours.random_pixels((SIZE, SIZE), seed), predict, thresholds)
 
 
 @pytest.mark.parametrize("name, column", [("AIC", 0), ("SIC", 1)])
-def test_against_the_library(setting, name, column, monkeypatch):
+@pytest.mark.parametrize("protocol", ["paper", "bee"])
+def test_against_the_library(setting, name, column, protocol, monkeypatch):
     monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)
-    expected = [by_library(setting[0], *given, column) for given in zip(*setting[1:], SEEDS)]
-    curves = ours.information_curves(*setting, {name}, SEEDS, exact=True)[name]
+    thresholds = PROTOCOLS[protocol].thresholds
+    expected = [by_library(setting[0], *given, column, thresholds) for given in zip(*setting[1:], SEEDS)]
+    curves = ours.information_curves(*setting, {name}, SEEDS, exact=True, thresholds=thresholds)[name]
     assert np.allclose(curves, [result.curve_y for result in expected], atol=1e-6)
     assert np.allclose(ours.information_area(curves), [result.auc for result in expected], atol=1e-6)
-    quick = ours.information_area(ours.information_curves(*setting, {name}, SEEDS)[name])
+    quick = score(*setting, [name], seeds=SEEDS, protocol=protocol)[0][name]
     assert np.allclose(quick, [result.auc for result in expected], atol=2e-2)      # a thousandth at 224 x 224
     assert len({round(result.auc, 2) for result in expected}) > 1
 
@@ -103,6 +106,22 @@ def test_an_unsure_answer_has_no_softmax_curve(setting):
     model, pictures, classes, maps = setting
     metrics, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
     assert not metrics["AIC"].isnan().any() and metrics["SIC"].isnan().all()
+    metrics, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS, protocol="bee")
+    assert not metrics["AIC"].isnan().any() and not metrics["SIC"].isnan().any()
+
+
+def test_under_bee_an_improbable_class_has_no_curve_at_all(setting):
+    """Three classes at 0.46, 0.27 and 0.27: the first is predicted, but less probable than 0.5."""
+    class Torn(Remembers):
+        def logits(self, x):
+            one = super().logits(x)[:, 1:] - 8.47
+            return torch.cat([torch.zeros_like(one), one, torch.zeros_like(one)], 1)
+    model, pictures, classes, maps = setting
+    torn = Torn(model.picture)
+    assert 0.4 < torn(pictures[:1]).softmax(1)[0, 1] < 0.5
+    paper, _ = score(torn, pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
+    bee, _ = score(torn, pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS, protocol="bee")
+    assert not paper["AIC"].isnan().any() and bee["AIC"].isnan().all() and bee["SIC"].isnan().all()
 
 
 def test_ends_are_shared(setting):
