@@ -1,0 +1,34 @@
+"""Which classes of ImageNet are of a category of VOC or COCO: wordnet.json has them by their WordNet ids."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from ..errors import unknown
+
+# What VOC calls otherwise than COCO; its other fourteen categories have COCO's names.
+VOC_NAMES = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
+             "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"}
+
+
+@cache
+def categories() -> dict[str, tuple[int, ...]]:
+    """COCO's 80 categories, each with its ImageNet classes, ascending."""
+    from timm.data import ImageNetInfo                 # takes long
+    number = {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}
+    table = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    return {category: tuple(sorted(number[wnid] for wnid in wnids)) for category, wnids in table.items()}
+
+
+def imagenet_classes(category: str) -> tuple[int, ...]:
+    """The numbers of the ImageNet classes that are of a category of VOC ("aeroplane") or COCO ("airplane").
+
+    () where ImageNet has none: 23 of COCO's categories, among them person.
+
+    Raises:
+        UserError: neither data set has such a category.
+    """
+    name = VOC_NAMES.get(category, category)
+    if name not in categories():
+        raise unknown("category", category, [*categories(), *VOC_NAMES])
+    return categories()[name]
