@@ -120,7 +120,8 @@ def per_picture(rows: pd.DataFrame, steps: Sequence[str]) -> pd.DataFrame:
     """An operation's rows as one row a picture, its mean over seeds: a column "<metric> <step>" each."""
     wide = rows.pivot_table(list(METRICS), "index", "step", "mean")
     wide.columns = [f"{metric} {step}" for metric, step in wide.columns]
-    return wide.reindex(columns=[f"{metric} {step}" for metric in METRICS for step in steps])
+    return wide.reindex(rows["index"].unique(),
+                        columns=[f"{metric} {step}" for metric in METRICS for step in steps])
 
 
 def means(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> Metrics:
@@ -130,9 +131,11 @@ def means(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> Met
 
 
 def ends(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> dict[str, dict[str, list]]:
-    """The intervals of the means, [low, high], over pictures."""
+    """The intervals of the means over pictures, [low, high]; None stands for what no picture has."""
     wide = {name: per_picture(own, steps) for name, own in by_operation(rows, names).items()}
-    return {name: dict(zip(own.columns, intervals(own.to_numpy()).T.tolist())) for name, own in wide.items()}
+    found = {name: intervals(own.to_numpy()).T for name, own in wide.items()}
+    return {name: dict(zip(wide[name].columns, np.where(np.isnan(own), None, own).tolist()))
+            for name, own in found.items()}
 
 
 def report(summary: dict, folder: Path, title: str) -> None:
