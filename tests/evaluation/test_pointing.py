@@ -72,7 +72,7 @@ def test_as_quantus_has_it():
     """Where it has the same definition: no tolerance, one maximum, maps that are not negative."""
     quantus = pytest.importorskip("quantus")
     g = np.random.default_rng(1)
-    maps, masks = g.random((12, 1, 16, 16)), np.zeros((12, 1, 16, 16), bool)
+    maps, masks = g.random((40, 1, 16, 16)), np.zeros((40, 1, 16, 16), bool)
     for mask in masks:
         top, left = g.integers(0, 9, 2)
         mask[0, top:top + 9, left:left + 8] = True
