@@ -14,11 +14,14 @@ from .datasets.wordnet import imagenet_classes
 from .errors import UserError, check_choice
 from .evaluation import pointing
 from .evaluation.batches import Batch
+from .evaluation.bootstrap import draws, percentiles
+from .evaluation.comparison import cell
 from .evaluation.identity import file_signatures, identity
 from .evaluation.pointing import ANY, FIGURES
 from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
 from .evaluation.runner import Run
 from .explaining import explain, sharing
+from .explanation_table import every_mean
 from .maps import is_degenerate
 from .runs import computing, pick_device
 from .settings import Settings
@@ -27,7 +30,6 @@ DATASETS = {kind.name: kind for kind in (VocBoxes, CocoBoxes)}
 IMAGENET = 1000                 # classes
 CHANCE = "chance"               # the row of a maximum at any pixel alike, and of a map of ones
 COLUMNS = {"category": str, "explained": int, **dict.fromkeys(FIGURES, float)}
-TITLES = {"hit": "hit", "hit_15": "hit ±15", "energy": "energy"}
 OVER = {"categories": "categories' mean", "pairs": "all pairs"}
 
 
@@ -35,8 +37,7 @@ def table(model, settings: Settings) -> int:
     """Explain the categories that are in each picture, and look whether the maps point into their boxes.
 
     Prints the table, and writes per_image.csv and summary.json to
-    {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1 when a picture had to be skipped, else
-    0.
+    {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1 when a picture was skipped, else 0.
 
     Raises:
         UserError: a setting is wrong, the network has not ImageNet's classes, or no picture can be used.
@@ -45,7 +46,7 @@ def table(model, settings: Settings) -> int:
     at_least(settings, num_workers=0)
     kind = DATASETS[check_choice("data set", settings.chosen_dataset, DATASETS)]
     if model.classes != IMAGENET:
-        raise UserError(f"{model.name} has {model.classes} classes; the categories of {kind.name} are told by "
+        raise UserError(f"{model.name} has {model.classes} classes; {kind.name}'s categories are told by "
                         f"ImageNet's {IMAGENET}. Give a network that has them.")
     data = kind(settings.dataset_root, model.mean, model.std, model.size)
     names, cut = list(dict.fromkeys(settings.operations)), model.cut(options["layer"])
@@ -55,9 +56,8 @@ def table(model, settings: Settings) -> int:
               settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
     with computing():
-        for batch in run.todo(f"{kind.name}, {model.label}", lambda rows: in_words(
-                {name: own[list(FIGURES)].mean() for name, own in by_operation(rows, names).items()},
-                ["hit_15"])):
+        for batch in run.todo(f"{kind.name}, {model.label}",
+                              lambda rows: in_words(every_mean(rows, names, FIGURES), FIGURES)):
             run.save(batch, score(model, batch, names, options, data))
     rows = run.table()
     if rows is None:
@@ -68,11 +68,11 @@ def table(model, settings: Settings) -> int:
     return int(summary["skipped"]["count"] > 0)
 
 
-@torch.no_grad()
 def score(model, batch: Batch, names: Sequence[str], options: dict, data: VocBoxes | CocoBoxes) -> list[Row]:
-    """A row for each picture of the batch, category and operation, and for chance. `options`: of `explain`."""
+    """A row for each picture of the batch, category and operation, and for chance; `options`: of `explain`."""
     pictures, sizes = batch.fields
-    logits = model(pictures.to(model.device)).cpu()
+    with torch.no_grad():
+        logits = model(pictures.to(model.device)).cpu()
     pairs, places, bases = [], [], []
     for place, index in enumerate(batch.indices):
         for category, boxes, classes in questions(data.boxes(index)):
@@ -102,39 +102,36 @@ def questions(boxes: list[tuple[str, Box]]) -> Iterator[tuple[str, list[Box], Se
 
 
 def summed(rows: pd.DataFrame, names: Sequence[str]) -> tuple[Metrics, dict]:
-    """What the rows say: the means over categories and over all pairs with their intervals over pictures; each
-    category's own; and how many pictures and pairs there are by which rule."""
+    """What the rows say: the means over categories and over all pairs, with intervals over pictures; each
+    category's own; how many pictures and pairs there are by which rule."""
     pictures, found = rows["index"].unique(), sorted({*rows["category"]} - {ANY})
-    drawn, once = pointing.draws(len(pictures)), np.ones((1, len(pictures)))
-    figures, intervals, own = {}, {}, {}
+    weights = np.ones((1, len(pictures))), draws(len(pictures))
+    figures, ends, own = {}, {}, {}
     for name, part in by_operation(rows, names).items():
-        figures[name], intervals[name] = {}, {}
+        figures[name], ends[name] = {}, {}
         for figure in FIGURES:
             wide = part.pivot(index="index", columns="category", values=figure)
-            wide = wide.reindex(pictures, columns=[*found, ANY])
-            for over, mean, many in zip(OVER, *(pointing.averages(wide.to_numpy(), weights)
-                                                for weights in (once, drawn))):
-                if not np.isnan(mean[0]):
-                    figures[name][f"{figure} {over}"] = float(mean[0])
-                    intervals[name][f"{figure} {over}"] = pointing.interval(many)
+            wide = wide.reindex(pictures, columns=[*found, ANY]).to_numpy()
+            for over, (mean,), drawn in zip(OVER, *(pointing.averages(wide, counts) for counts in weights)):
+                if not np.isnan(mean):
+                    figures[name][f"{figure} {over}"] = float(mean)
+                    ends[name][f"{figure} {over}"] = percentiles(drawn).tolist()
         own[name] = part.groupby("category")[list(FIGURES)].mean().to_dict("index")
-    chance = rows[rows["operation"] == CHANCE]
-    by_any = chance.drop_duplicates("index")["category"].eq(ANY)
-    rules = {"category": int((~by_any).sum()), "predicted": int(by_any.sum())}
-    return figures, {"intervals": intervals, "by category": own, "pairs": len(chance), "pictures by rule": rules}
+    pairs = rows[rows["operation"] == CHANCE]
+    by_any = int((pairs["category"] == ANY).sum())                       # such a picture has one pair
+    return figures, {"intervals": ends, "by category": own, "pairs": len(pairs),
+                     "pictures by rule": {"category": len(pictures) - by_any, "predicted": by_any}}
 
 
-def report(summary: dict, folder: Path, title: str) -> None:
+def report(summary: dict, folder: Path, label: str) -> None:
     """Print the table, in percent, and what it covers."""
+    names, rules = list(summary["figures"]), summary["pictures by rule"]
     for over, words in OVER.items():
-        cells = {TITLES[figure]: [
-            "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * n for n in (own[key], *summary["intervals"][name][key])))
-            if (key := f"{figure} {over}") in own else "-" for name, own in summary["figures"].items()]
-            for figure in FIGURES}
+        cells = {title: [cell(summary, name, f"{figure} {over}", 1, 100) for name in names]
+                 for figure, title in FIGURES.items()}
         print(f"{words}, in percent, 95 % intervals over pictures:")
-        print(pd.DataFrame(cells, index=list(summary["figures"])).to_string(), end="\n\n")
-    rules, flat = summary["pictures by rule"], sum(summary["degenerate"].values())
-    print(f"{title}: {summary['pictures']} pictures, {summary['pairs']} pairs of a picture and a category. "
-          f"{rules['category']} pictures by their categories' classes, {rules['predicted']} by the "
-          f"predicted class and any box. {summary['skipped']['count']} skipped, {flat} maps of zeros (misses). "
-          f"{folder}/")
+        print(pd.DataFrame(cells, index=names).to_string(), end="\n\n")
+    print(f"{label}: {summary['pictures']} pictures, {summary['pairs']} pairs of a picture and a category. "
+          f"{rules['category']} pictures by their categories' classes, {rules['predicted']} by the predicted "
+          f"class and any box. {summary['skipped']['count']} skipped, "
+          f"{sum(summary['degenerate'].values())} maps of zeros (misses). {folder}/")

@@ -21,10 +21,12 @@ from .datasets.pics import PicsDataset
 from .errors import UserError
 from .evaluation.batches import Batch
 from .evaluation.bootstrap import intervals
+from .evaluation.comparison import cell
 from .evaluation.identity import identity
 from .evaluation.rows import Metrics, Row, by_operation, in_words
 from .evaluation.runner import Run
 from .explaining import explain, predict, sharing
+from .explanation_table import every_mean
 from .maps import is_degenerate
 from .models.cnn import CNN
 from .models.randomise import parts, randomised, rewrapped
@@ -49,8 +51,7 @@ def table(model, settings: Settings) -> int:
     options = explain_options(model, settings)
     at_least(settings, seeds=1, num_workers=0)
     if min(model.size) < WINDOW:
-        raise UserError(f"{model.name} reads pictures of {' x '.join(map(str, model.size))}; SSIM's window has "
-                        f"{WINDOW} pixels. Give a larger image_size.")
+        raise UserError(f"{model.name} reads pictures of {model.size} pixels; SSIM takes at least {WINDOW}.")
     names, cut = list(dict.fromkeys(settings.operations)), model.cut(options["layer"])
     if isinstance(model, CNN):
         options["layer"] = model.layer(cut).name       # a number might mean another layer of other weights
@@ -63,16 +64,14 @@ def table(model, settings: Settings) -> int:
     run.begin(identity(model, settings, cut), settings.values())
     steps = list(parts(model))
     with computing():
-        for batch in run.todo(model.label, lambda rows: in_words(means(rows, names, steps),
-                                                                 [f"spearman {steps[-1]}"])):
+        for batch in run.todo(model.label, lambda rows: in_words(every_mean(rows, names, METRICS), METRICS)):
             run.save(batch, score_batch(model, batch, names, options, settings.seeds))
     rows = run.table()
     if rows is None:
         return 0
-    figures = means(rows, names, steps)
-    last = {name: own.get(f"spearman {steps[-1]}", 0) for name, own in figures.items()}
-    summary = run.write(rows, figures, steps=steps, intervals=ends(rows, names, steps),
-                        unchanged=[name for name in last if last[name] > UNCHANGED])
+    figures, found = summed(rows, names, steps)
+    stay = [name for name, own in figures.items() if own.get(f"spearman {steps[-1]}", 0) > UNCHANGED]
+    summary = run.write(rows, figures, intervals=found, steps=steps, unchanged=stay)
     report(summary, run.folder, model.label)
     return int(summary["skipped"]["count"] > 0)
 
@@ -89,8 +88,8 @@ def score_batch(model, batch: Batch, names: Sequence[str], options: dict, seeds:
             try:
                 found = all_maps(rewrapped(network, model), x, classes, names, options)
             except UserError as why:
-                rows += [{"index": index, "operation": name, "skipped": f"seed {seed}, {step}: {why}", **base}
-                         for index in batch.indices for name in names]
+                base["skipped"] = f"seed {seed}, {step}: {why}"
+                rows += [{"index": index, "operation": name, **base} for index in batch.indices for name in names]
                 continue
             for name in names:
                 flat = is_degenerate(found[name]) | is_degenerate(originals[name])
@@ -116,46 +115,36 @@ def alike(one: Tensor, other: Tensor) -> dict[str, float]:
                                                 use_sample_covariance=False))}
 
 
-def per_picture(rows: pd.DataFrame, steps: Sequence[str]) -> pd.DataFrame:
-    """An operation's rows as one row a picture, its mean over seeds: a column "<metric> <step>" each."""
-    wide = rows.pivot_table(list(METRICS), "index", "step", "mean")
-    wide.columns = [f"{metric} {step}" for metric, step in wide.columns]
-    return wide.reindex(rows["index"].unique(),
-                        columns=[f"{metric} {step}" for metric in METRICS for step in steps])
-
-
-def means(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> Metrics:
-    """The means over pictures; what no picture has is left out."""
-    return {name: per_picture(own, steps).mean().dropna().to_dict()
-            for name, own in by_operation(rows, names).items()}
-
-
-def ends(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> dict[str, dict[str, list]]:
-    """The intervals of the means over pictures, [low, high]; None stands for what no picture has."""
-    wide = {name: per_picture(own, steps) for name, own in by_operation(rows, names).items()}
-    found = {name: intervals(own.to_numpy()).T for name, own in wide.items()}
-    return {name: dict(zip(wide[name].columns, np.where(np.isnan(own), None, own).tolist()))
-            for name, own in found.items()}
+def summed(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> tuple[Metrics, dict]:
+    """Each operation's means over pictures of a picture's means over seeds, {"<metric> <step>": mean}, without
+    what no picture has; and their intervals [low, high], None for that."""
+    figures, found, columns = {}, {}, [f"{metric} {step}" for metric in METRICS for step in steps]
+    for name, own in by_operation(rows, names).items():
+        wide = own.pivot_table(list(METRICS), "index", "step", "mean")
+        wide.columns = [f"{metric} {step}" for metric, step in wide.columns]
+        wide = wide.reindex(own["index"].unique(), columns=columns)
+        ends = intervals(wide.to_numpy()).T
+        figures[name] = wide.mean().dropna().to_dict()
+        found[name] = dict(zip(columns, np.where(np.isnan(ends), None, ends).tolist()))
+    return figures, found
 
 
 def report(summary: dict, folder: Path, title: str) -> None:
     """Print the table, warn of methods whose maps stay, and draw the curves."""
-    figures, steps = summary["figures"], summary["steps"]
+    figures, steps, stay = summary["figures"], summary["steps"], summary["unchanged"]
     for metric, words in METRICS.items():
-        cells = {name + " !" * (name in summary["unchanged"]): [
-            "{:.2f} [{:.2f}, {:.2f}]".format(own[key], *summary["intervals"][name][key])
-            if (key := f"{metric} {step}") in own else "-" for step in steps] for name, own in figures.items()}
+        cells = {name + " !" * (name in stay): [cell(summary, name, f"{metric} {step}") for step in steps]
+                 for name in figures}
         print(f"{words} with the original map, 95 % intervals over pictures; weights drawn anew down to")
         print(pd.DataFrame(cells, index=steps).to_string(line_width=120), end="\n\n")
-    for name in summary["unchanged"]:
-        print(f"warning: ! the maps of {name} stay much the same (mean rank correlation above {UNCHANGED}) when "
-              "no weight is as it was: they show the picture, and not what the network has learned.")
+    for name in stay:
+        print(f"warning: ! the maps of {name} stay much the same (mean rank correlation above {UNCHANGED}) "
+              "when no weight is as it was: they show the picture, and not what the network has learned.")
     flat = sum(summary["degenerate"].values())
     print(f"{title}: {summary['pictures']} pictures, {summary['skipped']['count']} with something skipped, "
           f"{flat} comparisons without a figure since a map was constant. {folder}/")
-    axes = dict.fromkeys(METRICS, np.arange(len(steps) + 1))
     curves = {name: {metric: [1, *(own.get(f"{metric} {step}", float("nan")) for step in steps)]
                      for metric in METRICS} for name, own in figures.items()}
-    plots.save_curves(folder / "curves.png", title, axes, curves,
-                      {metric: ("drawn anew down to", words) for metric, words in METRICS.items()},
-                      ["original", *steps])
+    axes = dict.fromkeys(METRICS, np.arange(len(steps) + 1))
+    labels = {metric: ("drawn anew down to", words) for metric, words in METRICS.items()}
+    plots.save_curves(folder / "curves.png", title, axes, curves, labels, ["original", *steps])

@@ -1,4 +1,4 @@
-"""The boxes around the objects of VOC 2012 and of COCO val2017, for the pointing game (METHOD.md, section 8)."""
+"""The boxes around the objects of VOC 2012 and COCO val2017, for the pointing game (METHOD.md, section 8)."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,20 +14,17 @@ from .segmentation import SampleError
 from .voc import Voc
 from .wordnet import imagenet_classes
 
-Box = tuple[float, float, float, float]        # its edges (left, top, right, bottom) in pixels from the corner
-OVER = 1                                       # pixels by which a box may leave its picture, by rounding
+Box = tuple[float, float, float, float]    # its edges (left, top, right, bottom) in pixels from the corner
+OVER = 1                                   # pixels by which a box may leave its picture, by rounding
 
 
 class Boxes:
-    """Samples (picture [C, H, W] normalised, the file's (width, height) [2], id), and `boxes` of each.
+    """Samples (picture [C, H, W] normalised, the file's (width, height) [2], id); `boxes(index)` are a picture's
+    objects, (category, box) each, as they are in the file.
 
     Raises:
-        SampleError: of a sample: its picture is missing or broken, it has no box, or one that is none.
+        UserError: of a sample: its picture is missing or broken, it has no box, or one that is none.
     """
-
-    def boxes(self, index: int) -> list[tuple[str, Box]]:
-        """The picture's objects as (category, box), as they are in the file."""
-        raise NotImplementedError
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
         picture: Image.Image = self.picture(index)
@@ -78,5 +75,5 @@ def check(boxes: list[tuple[str, Box]], size: tuple[int, int]) -> None:
     for category, (left, top, right, bottom) in boxes:
         imagenet_classes(category)
         if not (-OVER <= left < right <= size[0] + OVER and -OVER <= top < bottom <= size[1] + OVER):
-            raise SampleError(f"a box of {category!r}, ({left:g}, {top:g}) to ({right:g}, {bottom:g}), does not "
-                              f"lie in its picture of {size[0]} x {size[1]}")
+            raise SampleError(f"a box of {category!r}, ({left:g}, {top:g}) to ({right:g}, {bottom:g}), does "
+                              f"not lie in its picture of {size[0]} x {size[1]}")

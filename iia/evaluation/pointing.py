@@ -6,9 +6,7 @@ from math import ceil, floor
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from .bootstrap import CONFIDENCE, RESAMPLES
-
-FIGURES = ("hit", "hit_15", "energy")
+FIGURES = {"hit": "hit", "hit_15": "hit ±15", "energy": "energy"}         # and their titles
 TOLERANCE = 15 / 224                  # as a share of the picture's side
 ANY = "any box"                       # stands for the category where no box has one that ImageNet knows
 
@@ -42,17 +40,17 @@ def measure(saliency: np.ndarray, mask: np.ndarray, tolerant: np.ndarray) -> dic
     if not saliency.any():
         return dict.fromkeys(FIGURES, 0.0)
     peak = np.unravel_index(saliency.argmax(), saliency.shape)
-    saliency = saliency.astype(np.float64)
-    return dict(zip(FIGURES, (float(mask[peak]), float(tolerant[peak]), saliency[mask].sum() / saliency.sum())))
+    energy = saliency[mask].sum(dtype=np.float64) / saliency.sum(dtype=np.float64)
+    return dict(zip(FIGURES, (float(mask[peak]), float(tolerant[peak]), float(energy))))
 
 
 def chance(mask: np.ndarray, tolerant: np.ndarray) -> dict[str, float]:
     """What a maximum at any pixel alike, and a map of ones, score on average."""
-    return dict(zip(FIGURES, (mask.mean(), tolerant.mean(), mask.mean())))
+    return dict(zip(FIGURES, map(float, (mask.mean(), tolerant.mean(), mask.mean()))))
 
 
 def averages(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of values [N, K], a row a picture, a column a category (NaN: not in the picture), the last one ANY.
+    """Means of values [N, K]: a row a picture, a column a category (NaN: not in the picture), the last ANY.
 
     Args:
         weights: how often each picture counts, [R, N].
@@ -65,14 +63,3 @@ def averages(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nd
     each = np.where(there, sums[:, :-1] / np.maximum(counts[:, :-1], 1), 0)
     with np.errstate(invalid="ignore"):                       # no category at all: NaN
         return each.sum(1) / there.sum(1), sums.sum(1) / counts.sum(1)
-
-
-def draws(pictures: int, seed: int = 0) -> np.ndarray:
-    """How often each picture is drawn in each resample of the bootstrap, [R, N]."""
-    return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), RESAMPLES)
-
-
-def interval(drawn: np.ndarray) -> list[float]:
-    """The percentile interval [low, high] of drawn means."""
-    tail = 50 * (1 - CONFIDENCE)
-    return np.nanpercentile(drawn, [tail, 100 - tail]).tolist()

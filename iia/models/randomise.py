@@ -32,8 +32,8 @@ def randomised(model: CNN | ViT, seed: int) -> Iterator[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def redraw(module: nn.Module) -> None:
-    """Draw a module's own weights anew (not its children's), as its `reset_parameters` does: as at the start of
-    a training. A batch norm forgets its statistics.
+    """Draw a module's own weights anew (not its children's) by its `reset_parameters`: as at the start of a
+    training. A batch norm forgets its statistics.
 
     What that leaves as it was, and all where there is none (class tokens, position embeddings), comes from a
     normal distribution with the tensor's own mean and deviation; so a single number stays.

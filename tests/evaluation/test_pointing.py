@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iia.evaluation import pointing
+from iia.evaluation.bootstrap import draws, percentiles
 
 BOXES = [(3.2, 1, 17, 9.5), (20, 11, 29.9, 30)]
 
@@ -88,7 +89,7 @@ def test_means_over_categories_and_over_pairs():
     values = np.array([[1, nan, nan, nan], [0, 1, nan, nan], [1, 0, nan, nan], [nan, nan, nan, 1], [0, nan, nan, nan]])
     (categories,), (pairs,) = pointing.averages(values, np.ones((1, 5)))
     assert categories == pytest.approx((2 / 4 + 1 / 2) / 2) and pairs == pytest.approx(4 / 7)
-    weights = pointing.draws(5)
+    weights = draws(5)
     drawn = np.stack(pointing.averages(values, weights))
     for own, row in list(zip(drawn.T, weights))[:200]:                        # each draw as a data set of its own
         again = values.repeat(row, 0)
@@ -96,5 +97,5 @@ def test_means_over_categories_and_over_pairs():
         assert own[1] == pytest.approx(again[~np.isnan(again)].mean())
         assert np.isnan(own[0]) if not columns else own[0] == pytest.approx(np.mean(columns))
     assert weights.shape == (2000, 5) and (weights.sum(1) == 5).all()
-    low, high = pointing.interval(drawn[1])
-    assert low < pairs < high and pointing.interval(np.arange(1001.0)) == pytest.approx([25, 975])
+    low, high = percentiles(drawn[1])
+    assert low < pairs < high and percentiles(np.arange(1001.0)) == pytest.approx([25, 975])
