@@ -1,8 +1,7 @@
 """The table of the pointing game as a user runs it: which classes are explained, what counts, what is skipped."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -127,12 +126,26 @@ def test_wrong_settings_are_found_first(tmp_path):
     assert not (root / "results").exists()
 
 
-def test_from_the_command_line(tmp_path):
+def run(script, place, monkeypatch, *flags):
+    """Run a script in this process; its exit code."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", [script, "--num_workers=0", "--device=cpu", *flags])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    return ended.value.code
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     voc_boxes(tmp_path / "data" / "VOC", [OBJECTS[0]])
-    done = subprocess.run([sys.executable, ROOT / "pointing_game_cnn.py", "--model_name=efficientnet_lite0",
-                           "--operations=gradcam", "--num_workers=0", "--device=cpu"], cwd=tmp_path,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("hit ±15") == 2 and "1 pictures, 2 pairs" in done.stdout
+    assert run("pointing_game_cnn.py", tmp_path, monkeypatch, "--model_name=efficientnet_lite0", "--operations=gradcam") == 0
+    said = capsys.readouterr().out
+    assert said.count("hit ±15") == 2 and "1 pictures, 2 pairs" in said
     folder, = (tmp_path / "pointing_results").iterdir()
     assert folder.name.startswith("voc_efficientnet_lite0_9_paper_")
+
+
+@pytest.mark.parametrize("kind, name, other", [("cnn", "test_vit", "vit"), ("vit", "test_resnet", "cnn")])
+def test_each_script_names_the_other(kind, name, other, tmp_path, monkeypatch, capsys):
+    flags = (f"--model_name={name}", "--allow_random_weights")
+    assert run(f"pointing_game_{kind}.py", tmp_path, monkeypatch, *flags) == 2
+    assert f"give it to pointing_game_{other}.py" in capsys.readouterr().err
