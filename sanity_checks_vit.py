@@ -26,8 +26,7 @@ image_size: int | str | None = None         # a number, or "height,width"; None 
 in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; None = those of the weights
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
-pics_file = "data/pics.txt"                 # lines of <file name> <class number>; the class is not read:
-                                            # the one that is predicted is explained
+pics_file = "data/pics.txt"                 # lines of <file name> <class>; the predicted class is explained
 max_images: int | None = None               # None = all
 results_dir = "sanity_results"              # the tables: {pics_file}_{model}_{cut}_{definition}/
 num_workers = 2                             # processes that read pictures while the device computes
