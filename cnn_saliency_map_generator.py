@@ -16,10 +16,8 @@ operations = ["iia", "iia-triple"]          # iia, iia-triple, gradcam, ...: --h
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
 BY_MAX_CLASS = False                        # True explains the predicted class, False that of pics_file
 definition = "paper"                        # "paper", or "release" for what the published code computes
-quadrature = "riemann"                      # how paths are summed: "riemann" as in the paper, "trapezoid",
-                                            # or "gauss"; both are nearer to the integral
-baseline = "spatial-minimum"                # where a layer's path begins: "spatial-minimum" as in the paper,
-                                            # "channel-minimum", "zero", "mean"
+quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss"
+baseline = "spatial-minimum"                # a path's start; or "channel-minimum", "zero", "mean"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (pictures x path points) at once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16

@@ -23,10 +23,8 @@ INTERPOLATION_STEPS = 10                    # n, the steps of every path
 explained_class = "target"                  # what maps explain: "target", "predicted"; whose answer is
                                             # tested, the protocol says
 definition = "paper"                        # "paper", or "release" for what the published code computes
-quadrature = "riemann"                      # how paths are summed: "riemann" as in the paper, "trapezoid",
-                                            # or "gauss"; both are nearer to the integral
-baseline = "spatial-minimum"                # where a layer's path begins: "spatial-minimum" as in the paper,
-                                            # "channel-minimum", "zero", "mean"
+quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss"
+baseline = "spatial-minimum"                # a path's start; or "channel-minimum", "zero", "mean"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (path points, masked pictures) through the network at
                                             # once; bounds the memory

@@ -16,10 +16,8 @@ FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a sta
 operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
 definition = "paper"                        # "paper", or "release" for what the published code computes
-quadrature = "riemann"                      # how paths are summed: "riemann" as in the paper, "trapezoid",
-                                            # or "gauss"; both are nearer to the integral
-baseline = "spatial-minimum"                # where a layer's path begins: "spatial-minimum" as in the paper,
-                                            # "channel-minimum", "zero", "mean"
+quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss"
+baseline = "spatial-minimum"                # a path's start; or "channel-minimum", "zero", "mean"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (pictures x path points) at once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16

@@ -13,8 +13,7 @@ operations = ["iia", "iia-triple"]          # any of those that --help lists
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
 BY_MAX_CLASS = False                        # True explains the predicted class, False that of pics_file
 definition = "paper"                        # "paper", or "release" for what the published code computes
-quadrature = "riemann"                      # how paths are summed: "riemann" as in the paper, "trapezoid",
-                                            # or "gauss"; both are nearer to the integral
+quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 10                             # rows (pictures x path points) at once; bounds the memory
 precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe

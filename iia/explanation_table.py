@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import plots, run_pages
 from .choosing import at_least, of_paths
-from .datasets.pics import PicsDataset
+from .datasets.pics import PicsDataset, name_of
 from .errors import UserError, check_choice
 from .evaluation.batches import Batch
 from .evaluation.comparison import compare, means, print_table
@@ -61,8 +61,7 @@ def tested(model, settings: Settings) -> dict | None:
     pics = PicsDataset(settings.pics_file, settings.images_dir, model, settings.every_nth,
                        settings.per_class)
     names, metrics = list(dict.fromkeys(settings.operations)), list(figures)
-    listed = Path(settings.pics_file or Path(settings.images_dir).resolve()).stem
-    folder = "_".join((listed, model.name, str(cut), settings.definition, settings.explained_class,
+    folder = "_".join((name_of(settings.pics_file, settings.images_dir), model.name, str(cut), settings.definition, settings.explained_class,
                        settings.protocol))
     points = axes(metrics, model.size, settings.protocol)
     columns = {"target": int, "explained": int, "asked": int, "top1": float, "softmax": float}

@@ -55,14 +55,14 @@ def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray]) ->
 
 def save_curves(path: str | Path, title: str, axes: Mapping[str, np.ndarray],
                 curves: Mapping[str, Mapping[str, Sequence[float]]],
-                labels: Mapping[str, tuple[str, str]]) -> None:
+                labels: Mapping[str, tuple[str, str]], ticks: Sequence[str] = ()) -> None:
     """Write the curves of several operations, a plot for each metric.
 
     An operation keeps its colour under all definitions ("iia", "iia@release"), whose lines are dotted.
 
     Args:
         axes: {metric: where its points lie}. curves: {operation: {metric: its points}}.
-        labels: {metric: what its x and y say}.
+        labels: {metric: what its x and y say}. ticks: names of x = 0, 1, ..., instead of numbers.
     """
     names = [name for name in axes if any(name in own for own in curves.values())]
     rows, columns = math.ceil(len(names) / 4), min(len(names), 4)
@@ -76,8 +76,11 @@ def save_curves(path: str | Path, title: str, axes: Mapping[str, np.ndarray],
             if name in own:
                 plot.plot(axes[name], own[name], ":" if definition else ("-", "--", "-.")[number // 10 % 3],
                           color="silver" if method == "random" else f"C{number % 10}", label=operation)
-        plot.set(title=name, xlabel=labels[name][0], ylabel=labels[name][1], ylim=(0, None),
+        lowest = min(0, *(point for own in curves.values() for point in own.get(name, ())))
+        plot.set(title=name, xlabel=labels[name][0], ylabel=labels[name][1], ylim=(lowest, None),
                  xlim=(0, axes[name][-1]))
+        if ticks:
+            plot.set_xticks(range(len(ticks)), ticks, rotation=90)
         plot.grid(alpha=0.3)
     handles = {line.get_label(): line for plot in figure.axes for line in plot.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=9)

@@ -70,3 +70,13 @@ def test_curves_keep_an_operations_colour_under_both_definitions(tmp_path, drawn
                                           ("/", "_"), ("", "_"), ("läufer", "läufer")])
 def test_names_as_parts_of_file_names(name, wanted):
     assert safe(name) == wanted
+
+
+def test_curves_over_named_steps_go_below_zero(tmp_path, drawn):
+    axes, points = {"spearman": np.arange(3)}, {"a": {"spearman": [1, -0.4, float("nan")]}, "b": {"spearman": [1, 0.5, 0.2]}}
+    plots.save_curves(tmp_path / "curves.png", "toy", axes, points, {"spearman": ("down to", "rank correlation")},
+                      ["original", "head", "conv1"])
+    plot, = drawn[0].axes
+    assert [text.get_text() for text in plot.get_xticklabels()] == ["original", "head", "conv1"]
+    assert plot.get_ylim()[0] == -0.4 and plot.get_xlim() == (0, 2)
+    np.testing.assert_array_equal(plot.get_lines()[0].get_ydata(), [1, -0.4, np.nan])

@@ -184,7 +184,9 @@ def test_wrong_labels_and_sizes_are_one_sentence(flag, said, folder, monkeypatch
     ("cnn_saliency_map_generator.py", "test_vit", "vit_saliency_map_generator.py"),
     ("vit_saliency_map_generator.py", "test_resnet", "cnn_saliency_map_generator.py"),
     ("explanation_tests_cnn.py", "test_vit", "explanation_tests_vit.py"),
-    ("explanation_tests_vit.py", "test_resnet", "explanation_tests_cnn.py")])
+    ("explanation_tests_vit.py", "test_resnet", "explanation_tests_cnn.py"),
+    ("sanity_checks_cnn.py", "test_vit", "sanity_checks_vit.py"),
+    ("sanity_checks_vit.py", "test_resnet", "sanity_checks_cnn.py")])
 def test_each_script_names_the_other_for_networks_that_it_does_not_explain(
         script, name, other, folder, monkeypatch, capsys):
     assert in_process(script, folder, monkeypatch, f"--model_name={name}", "--allow_random_weights") == 2

@@ -41,7 +41,7 @@ class Coco(SegmentationDataset):
             raise UserError(f"{annotations} annotates no picture.")
         self.ids = [str(number) for number in self.numbers]
 
-    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
+    def picture(self, index: int) -> Image.Image:
         number = self.numbers[index]
         if number not in self.coco.imgs:
             raise SampleError(f"picture {number} has annotations, but is not in the list of pictures")
@@ -50,6 +50,10 @@ class Coco(SegmentationDataset):
         if (listed.get("width"), listed.get("height")) != picture.size:
             raise SampleError(f"picture {number} is listed as {listed.get('width')} x {listed.get('height')}"
                               f", but is {picture.width} x {picture.height}")
+        return picture
+
+    def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        number, picture = self.numbers[index], self.picture(index)
         try:
             shapes = [good_parts(own.get("segmentation"), picture.height, picture.width)
                       for own in self.coco.imgToAnns[number]]

@@ -72,6 +72,11 @@ def read_pics(pics_file: str | Path | None, images_dir: str | Path, classes: int
     return choose(pics, every_nth, per_class), problems
 
 
+def name_of(pics_file: str | None, images_dir: str) -> str:
+    """What a run over these pictures is called: by their list, or by the folder where None takes them from."""
+    return Path(pics_file or Path(images_dir).resolve()).stem
+
+
 def read_lines(pics_file: Path) -> list[str]:
     """The lines of a list, but for blank ones at its end."""
     try:

@@ -14,7 +14,6 @@ FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012
          "(or torchvision.datasets.VOCSegmentation(root, download=True))")
 NAMES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
          "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")   # 1..20
-LIST = Path("ImageSets", "Segmentation", "val.txt")
 
 
 class Voc(SegmentationDataset):
@@ -25,20 +24,25 @@ class Voc(SegmentationDataset):
     """
 
     name, default_root = "voc", "data/VOC"
+    listed, answers = Path("ImageSets", "Segmentation", "val.txt"), "SegmentationClass/2007_000033.png"
 
     def open(self, root: Path) -> None:
-        self.folder = find(root)
+        self.folder = find(root, self.listed, self.answers)
+        path = self.folder / self.listed
         try:
-            lines = (self.folder / LIST).read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as why:
-            raise UserError(f"{self.folder / LIST} cannot be read ({why}).") from why
+            raise UserError(f"{path} cannot be read ({why}).") from why
         self.ids = [line.split()[0] for line in lines if line.strip()]
         if not self.ids:
-            raise UserError(f"{self.folder / LIST} names no picture.")
-        self.sources = [self.folder / LIST]
+            raise UserError(f"{path} names no picture.")
+        self.sources = [path]
+
+    def picture(self, index: int) -> Image.Image:
+        return open_picture(self.folder / "JPEGImages" / f"{self.ids[index]}.jpg")
 
     def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        picture = open_picture(self.folder / "JPEGImages" / f"{self.ids[index]}.jpg")
+        picture = self.picture(index)
         labels = self.labels(index, picture.size)
         return picture, (labels > 0 if labels.ndim == 2 else (labels > 0).any(-1))
 
@@ -64,16 +68,16 @@ class Voc(SegmentationDataset):
             raise SampleError(f"the mask {path} cannot be decoded ({type(why).__name__})") from why
 
 
-def find(root: Path) -> Path:
-    """The folder VOC2012, as the archive and as torchvision lay it."""
+def find(root: Path, listed: Path, answers: str) -> Path:
+    """The folder VOC2012, as the archive and as torchvision lay it, with its list of pictures `listed`."""
     for below in ("VOCdevkit/VOC2012", "VOC2012", "TrainVal/VOCdevkit/VOC2012", ""):
         folder = root / below
-        if (folder / LIST).is_file():
+        if (folder / listed).is_file():
             return folder
     raise missing("VOC 2012", root, FETCH, f"""
 {root}/
   VOCdevkit/VOC2012/
-    ImageSets/Segmentation/val.txt
+    {listed.as_posix()}
     JPEGImages/2007_000033.jpg ...
-    SegmentationClass/2007_000033.png ...
+    {answers} ...
 """)

@@ -31,5 +31,15 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
         drawn = stats.bootstrap((values,), np.nanmean, n_resamples=resamples, method="percentile", rng=seed,
                                 # [K, resamples]
                                 batch=max(1, TOGETHER // values.size)).bootstrap_distribution
-        tail = 50 * (1 - confidence)
-        return np.nanpercentile(drawn, [tail, 100 - tail], axis=1)
+        return percentiles(drawn, confidence)
+
+
+def percentiles(drawn: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
+    """The ends [2, ...] of the interval in which so many of the drawn means [..., resamples] lie, NaN aside."""
+    tail = 50 * (1 - confidence)
+    return np.nanpercentile(drawn, [tail, 100 - tail], axis=-1)
+
+
+def draws(pictures: int, seed: int = 0) -> np.ndarray:
+    """How often each picture is drawn in each resample, [resamples, pictures]: for means of other kinds."""
+    return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), RESAMPLES)

@@ -92,3 +92,12 @@ def mark(summary: dict, operation: str, name: str) -> str:
     if low is None:
         return " "
     return "*" if operation == summary["best"][name] else "=" if low <= 0 <= high else " "
+
+
+def with_interval(summary: dict, operation: str, name: str, digits: int = 2, scale: float = 1) -> str:
+    """A mean with its interval, "0.42 [0.31, 0.52]"; "-" where no picture has it."""
+    if name not in summary["figures"][operation]:
+        return "-"
+    mean, *ends = summary["figures"][operation][name], *summary["intervals"][operation][name]
+    low, high = (f"{scale * end:.{digits}f}" for end in ends)
+    return f"{scale * mean:.{digits}f} [{low}, {high}]"

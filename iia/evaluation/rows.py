@@ -10,9 +10,9 @@ FIRST_COLUMNS = ("index", "id", "operation", "skipped", "degenerate")
 
 
 def frame(rows: list[Row], columns: dict[str, type]) -> pd.DataFrame:
-    """Rows as a table of `columns`, {name: int or float}, and the first ones; what a row has not is missing
-    in it."""
-    types = {name: {int: "Int64", float: "float64"}[kind] for name, kind in columns.items()}
+    """Rows as a table of `columns`, {name: int, float or str}, and the first ones; what a row has not is
+    missing in it."""
+    types = {name: {int: "Int64", float: "float64", str: "str"}[kind] for name, kind in columns.items()}
     return pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *types]).astype(types)
 
 

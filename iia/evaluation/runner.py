@@ -46,7 +46,7 @@ class Run:
         dataset: yields (..., id) and has `ids`, the ids of all its pictures in order. It raises UserError for
             a picture that cannot be used: that one is named, counted and left out.
         folder: where the results go; `begin` adds the hash.
-        operations: the table's rows. columns: what is measured, {name: int or float}.
+        operations: the table's rows. columns: what is measured, {name: int, float or str}.
         batch_size: how many pictures are scored together.
         max_images: the first so many of the data set; None = all.
         num_workers: processes that read pictures while the device computes.

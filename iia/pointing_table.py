@@ -1,0 +1,137 @@
+"""Do maps point into the boxes of the objects? The pointing game and the energy inside, on VOC and COCO
+(METHOD.md, section 8)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .choosing import at_least, explain_options
+from .datasets.boxes import Box, CocoBoxes, VocBoxes
+from .datasets.wordnet import imagenet_classes
+from .errors import UserError, check_choice
+from .evaluation import pointing
+from .evaluation.batches import Batch
+from .evaluation.bootstrap import draws, percentiles
+from .evaluation.comparison import with_interval
+from .evaluation.identity import file_signatures, identity
+from .evaluation.pointing import ANY, FIGURES
+from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
+from .evaluation.runner import Run
+from .explaining import explain, sharing
+from .explanation_table import every_mean
+from .maps import is_degenerate
+from .runs import computing, pick_device
+from .settings import Settings
+
+DATASETS = {kind.name: kind for kind in (VocBoxes, CocoBoxes)}
+IMAGENET = 1000                 # classes
+CHANCE = "chance"               # the row of a maximum at any pixel alike, and of a map of ones
+COLUMNS = {"category": str, "explained": int, **dict.fromkeys(FIGURES, float)}
+OVER = {"categories": "categories' mean", "pairs": "all pairs"}
+
+
+def table(model, settings: Settings) -> int:
+    """Explain the categories that are in each picture, and look whether the maps point into their boxes.
+
+    Prints the table, and writes per_image.csv and summary.json to
+    {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1 when a picture was skipped, else 0.
+
+    Raises:
+        UserError: a setting is wrong, the network has not ImageNet's classes, or no picture can be used.
+    """
+    options = explain_options(model, settings)
+    at_least(settings, num_workers=0)
+    kind = DATASETS[check_choice("data set", settings.chosen_dataset, DATASETS)]
+    if model.classes != IMAGENET:
+        raise UserError(f"{model.name} has {model.classes} classes; {kind.name}'s categories are told by "
+                        f"ImageNet's {IMAGENET}. Give a network that has them.")
+    data = kind(settings.dataset_root, model.mean, model.std, model.size)
+    names, cut = list(dict.fromkeys(settings.operations)), model.cut(options["layer"])
+    folder = Path(settings.results_dir) / f"{kind.name}_{model.name}_{cut}_{settings.definition}"
+    model.to(pick_device(settings.device))
+    run = Run(data, folder, names, COLUMNS, max(1, settings.batch_size // options["steps"]),
+              settings.max_images, settings.num_workers)
+    run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
+    with computing():
+        for batch in run.todo(f"{kind.name}, {model.label}",
+                              lambda rows: in_words(every_mean(rows, names, FIGURES), FIGURES)):
+            run.save(batch, score(model, batch, names, options, data))
+    rows = run.table()
+    if rows is None:
+        return 0
+    figures, more = summed(measured(rows), [*names, CHANCE])
+    summary = run.write(rows, figures, **more)
+    report(summary, run.folder, model.label)
+    return int(summary["skipped"]["count"] > 0)
+
+
+def score(model, batch: Batch, names: Sequence[str], options: dict, data: VocBoxes | CocoBoxes) -> list[Row]:
+    """A row for each picture of the batch, category and operation, and for chance; `options`: of `explain`."""
+    pictures, sizes = batch.fields
+    with torch.no_grad():
+        logits = model(pictures.to(model.device)).cpu()
+    pairs, places, bases = [], [], []
+    for place, index in enumerate(batch.indices):
+        for category, boxes, classes in questions(data.boxes(index)):
+            mask = pointing.inside(boxes, sizes[place].tolist(), model.size)
+            pairs.append((mask, pointing.near(mask)))
+            places.append(place)
+            bases.append({"index": index, "category": category,
+                          "explained": classes[int(logits[place, list(classes)].argmax())]})
+    x, explained = pictures[places].to(model.device), [base["explained"] for base in bases]
+    rows = [base | {"operation": CHANCE, **pointing.chance(*pair)} for base, pair in zip(bases, pairs)]
+    with sharing(model, x):
+        for name in names:
+            maps = explain(model, x, explained, name, **options).cpu()
+            rows += [base | {"operation": name, "degenerate": flat, **pointing.measure(own.numpy(), *pair)}
+                     for base, pair, own, flat in zip(bases, pairs, maps, is_degenerate(maps).int().tolist())]
+    return rows
+
+
+def questions(boxes: list[tuple[str, Box]]) -> Iterator[tuple[str, list[Box], Sequence[int]]]:
+    """What is explained of a picture: (category, its boxes, its ImageNet classes) for each of its categories
+    that ImageNet knows. Where there is none, the predicted of all classes, and any box is right."""
+    known = {category: imagenet_classes(category) for category, _ in boxes if imagenet_classes(category)}
+    for category, classes in known.items():
+        yield category, [box for own, box in boxes if own == category], classes
+    if not known:
+        yield ANY, [box for _, box in boxes], range(IMAGENET)
+
+
+def summed(rows: pd.DataFrame, names: Sequence[str]) -> tuple[Metrics, dict]:
+    """What the rows say: the means over categories and over all pairs, with intervals over pictures; each
+    category's own; how many pictures and pairs there are by which rule."""
+    pictures, found = rows["index"].unique(), sorted({*rows["category"]} - {ANY})
+    weights = np.ones((1, len(pictures))), draws(len(pictures))
+    figures, ends, own = {}, {}, {}
+    for name, part in by_operation(rows, names).items():
+        figures[name], ends[name] = {}, {}
+        for figure in FIGURES:
+            wide = part.pivot(index="index", columns="category", values=figure)
+            wide = wide.reindex(pictures, columns=[*found, ANY]).to_numpy()
+            for over, (mean,), drawn in zip(OVER, *(pointing.averages(wide, counts) for counts in weights)):
+                if not np.isnan(mean):
+                    figures[name][f"{figure} {over}"] = float(mean)
+                    ends[name][f"{figure} {over}"] = percentiles(drawn).tolist()
+        own[name] = part.groupby("category")[list(FIGURES)].mean().to_dict("index")
+    pairs = rows[rows["operation"] == CHANCE]
+    by_any = int((pairs["category"] == ANY).sum())                       # such a picture has one pair
+    return figures, {"intervals": ends, "by category": own, "pairs": len(pairs),
+                     "pictures by rule": {"category": len(pictures) - by_any, "predicted": by_any}}
+
+
+def report(summary: dict, folder: Path, label: str) -> None:
+    """Print the table, in percent, and what it covers."""
+    names, rules = list(summary["figures"]), summary["pictures by rule"]
+    for over, words in OVER.items():
+        cells = {title: [with_interval(summary, name, f"{figure} {over}", 1, 100) for name in names]
+                 for figure, title in FIGURES.items()}
+        print(f"{words}, in percent, 95 % intervals over pictures:")
+        print(pd.DataFrame(cells, index=names).to_string(), end="\n\n")
+    print(f"{label}: {summary['pictures']} pictures, {summary['pairs']} pairs of a picture and a category. "
+          f"{rules['category']} pictures by their categories' classes, {rules['predicted']} by the predicted "
+          f"class and any box. {summary['skipped']['count']} skipped, "
+          f"{sum(summary['degenerate'].values())} maps of zeros (misses). {folder}/")

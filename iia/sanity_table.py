@@ -1,0 +1,150 @@
+"""Do maps depend on what the network has learned? The model parameter randomisation test of Adebayo et al.
+(2018; METHOD.md, section 8).
+
+    per_image.csv    for each picture, operation, seed and step how alike the map is to the original one
+    summary.json     the means, with intervals over pictures, and the operations whose maps stay
+    curves.png       the means
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from . import plots
+from .choosing import at_least, explain_options
+from .datasets.pics import PicsDataset, name_of
+from .errors import UserError
+from .evaluation.batches import Batch
+from .evaluation.bootstrap import intervals
+from .evaluation.comparison import with_interval
+from .evaluation.identity import identity
+from .evaluation.rows import Metrics, Row, by_operation, in_words
+from .evaluation.runner import Run
+from .explaining import explain, predict, sharing
+from .explanation_table import every_mean
+from .maps import is_degenerate
+from .models.cnn import CNN
+from .models.randomise import parts, randomised, rewrapped
+from .runs import computing, pick_device
+from .settings import Settings
+
+METRICS = {"spearman": "rank correlation", "ssim": "SSIM"}
+UNCHANGED = 0.5           # mean rank correlation with all weights drawn anew: above it a method is warned of
+WINDOW = 11               # pixels, SSIM's: a Gaussian of σ = 1.5 (Wang et al., 2004)
+ROWS_A_PICTURE = 4        # a batch has one picture for so many rows, and each batch wraps every network anew
+
+
+def table(model, settings: Settings) -> int:
+    """Compare each operation's maps with those of networks whose weights were drawn anew from the top down.
+
+    Prints the table and writes it to {results_dir}/{pics_file}_{model}_{cut}_{definition}_{hash}/. Returns 1
+    when a picture or a randomised network had to be skipped, else 0.
+
+    Raises:
+        UserError: a setting is wrong, or no picture can be used.
+    """
+    options = explain_options(model, settings)
+    at_least(settings, seeds=1, num_workers=0)
+    if min(model.size) < WINDOW:
+        raise UserError(f"{model.name} reads pictures of {model.size} pixels; SSIM takes at least {WINDOW}.")
+    names, cut = list(dict.fromkeys(settings.operations)), model.cut(options["layer"])
+    if isinstance(model, CNN):
+        options["layer"] = model.layer(cut).name       # a number might mean another layer of other weights
+    model.to(pick_device(settings.device))
+    pics = PicsDataset(settings.pics_file, settings.images_dir, model)
+    folder = f"{name_of(settings.pics_file, settings.images_dir)}_{model.name}_{cut}_{settings.definition}"
+    columns = {"explained": int, "seed": int, "step": str, **dict.fromkeys(METRICS, float)}
+    run = Run(pics, Path(settings.results_dir) / folder, names, columns,
+              max(1, settings.batch_size // ROWS_A_PICTURE), settings.max_images, settings.num_workers)
+    run.begin(identity(model, settings, cut), settings.values())
+    steps = list(parts(model))
+    with computing():
+        for batch in run.todo(model.label, lambda rows: in_words(every_mean(rows, names, METRICS), METRICS)):
+            run.save(batch, score_batch(model, batch, names, options, settings.seeds))
+    rows = run.table()
+    if rows is None:
+        return 0
+    figures, found = summed(rows, names, steps)
+    stay = [name for name, own in figures.items() if own.get(f"spearman {steps[-1]}", 0) > UNCHANGED]
+    summary = run.write(rows, figures, intervals=found, steps=steps, unchanged=stay)
+    report(summary, run.folder, model.label)
+    return int(summary["skipped"]["count"] > 0)
+
+
+def score_batch(model, batch: Batch, names: Sequence[str], options: dict, seeds: int) -> list[Row]:
+    """A row for each picture of the batch, operation, seed and step; the class explained is always the one
+    that the network itself predicts. `options`: of `explain`."""
+    x = batch.fields[0].to(model.device)
+    classes = predict(model, x)
+    originals, rows = all_maps(model, x, classes, names, options), []
+    for seed in range(seeds):
+        for step, network in randomised(model, seed):
+            base = {"seed": seed, "step": step}
+            try:
+                found = all_maps(rewrapped(network, model), x, classes, names, options)
+            except UserError as why:
+                base["skipped"] = f"seed {seed}, {step}: {why}"
+                rows += [{"index": index, "operation": name, **base} for index in batch.indices for name in names]
+                continue
+            for name in names:
+                flat = is_degenerate(found[name]) | is_degenerate(originals[name])
+                rows += [{"index": index, "operation": name, "degenerate": int(flat[i]),
+                          "explained": int(classes[i]), **base, **alike(originals[name][i], found[name][i])}
+                         for i, index in enumerate(batch.indices)]
+    return rows
+
+
+def all_maps(model, x: Tensor, classes: Tensor, names: Sequence[str], options: dict) -> dict[str, Tensor]:
+    """Each operation's maps [B, H, W], on the CPU."""
+    with sharing(model, x):
+        return {name: explain(model, x, classes, name, **options).cpu() for name in names}
+
+
+def alike(one: Tensor, other: Tensor) -> dict[str, float]:
+    """Spearman's rank correlation of two finished maps [H, W], and their SSIM; NaN where one is constant."""
+    one, other = (values.double().numpy() for values in (one, other))
+    if one.min() == one.max() or other.min() == other.max():
+        return dict.fromkeys(METRICS, float("nan"))
+    return {"spearman": float(spearmanr(one, other, axis=None).statistic),
+            "ssim": float(structural_similarity(one, other, data_range=1, gaussian_weights=True, sigma=1.5,
+                                                use_sample_covariance=False))}
+
+
+def summed(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> tuple[Metrics, dict]:
+    """Each operation's means over pictures of a picture's means over seeds, {"<metric> <step>": mean}, without
+    what no picture has; and their intervals [low, high], None for that."""
+    figures, found, columns = {}, {}, [f"{metric} {step}" for metric in METRICS for step in steps]
+    for name, own in by_operation(rows, names).items():
+        wide = own.pivot_table(list(METRICS), "index", "step", "mean")
+        wide.columns = [f"{metric} {step}" for metric, step in wide.columns]
+        wide = wide.reindex(own["index"].unique(), columns=columns)
+        ends = intervals(wide.to_numpy()).T
+        figures[name] = wide.mean().dropna().to_dict()
+        found[name] = dict(zip(columns, np.where(np.isnan(ends), None, ends).tolist()))
+    return figures, found
+
+
+def report(summary: dict, folder: Path, title: str) -> None:
+    """Print the table, warn of methods whose maps stay, and draw the curves."""
+    figures, steps, stay = summary["figures"], summary["steps"], summary["unchanged"]
+    for metric, words in METRICS.items():
+        cells = {name + " !" * (name in stay): [with_interval(summary, name, f"{metric} {step}") for step in steps]
+                 for name in figures}
+        print(f"{words} with the original map, 95 % intervals over pictures; weights drawn anew down to")
+        print(pd.DataFrame(cells, index=steps).to_string(line_width=120), end="\n\n")
+    for name in stay:
+        print(f"warning: ! the maps of {name} stay much the same (mean rank correlation above {UNCHANGED}) "
+              "when no weight is as it was: they show the picture, and not what the network has learned.")
+    flat = sum(summary["degenerate"].values())
+    print(f"{title}: {summary['pictures']} pictures, {summary['skipped']['count']} with something skipped, "
+          f"{flat} comparisons without a figure since a map was constant. {folder}/")
+    curves = {name: {metric: [1, *(own.get(f"{metric} {step}", float("nan")) for step in steps)]
+                     for metric in METRICS} for name, own in figures.items()}
+    axes = dict.fromkeys(METRICS, np.arange(len(steps) + 1))
+    labels = {metric: ("drawn anew down to", words) for metric, words in METRICS.items()}
+    plots.save_curves(folder / "curves.png", title, axes, curves, labels, ["original", *steps])

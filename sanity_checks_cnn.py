@@ -1,0 +1,45 @@
+"""Do a CNN's saliency maps depend on what it has learned? Its weights are drawn anew from the top down.
+
+Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,gradcam
+Started again it goes on where it was; torchrun --nproc-per-node=2 sanity_checks_cnn.py shares it.
+"""
+
+from iia.methods import CNN_OPERATIONS, listing
+from iia.settings import run
+
+# ------------------------------------------------------------------------------------- settings
+model_name = "resnet101"                    # any name of torchvision or timm: resnet50, efficientnet_b4,
+                                            # resnet50.a1_in1k, timm/resnet50; and efficientnet_lite0
+fallback_model_name: str | None = "efficientnet_lite0"    # where those weights cannot be had; None = stop
+FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a stage's number (resnet101: 1..8),
+                                            # "last", or a name (layer3.22)
+operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
+INTERPOLATION_STEPS = 10                    # n, the steps of every path
+seeds = 5                                   # how often the weights are drawn anew
+definition = "paper"                        # "paper", or "release" for what the published code computes
+device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
+batch_size = 32                             # rows at once; bounds the memory. A quarter as many pictures
+                                            # share each network that is drawn anew
+precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
+                                            # .safetensors), of any number of classes
+labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers
+image_size: int | str | None = None         # a number, or "height,width"; None = the network's own size
+in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; None = those of the weights
+allow_random_weights = False                # True goes on without weights; such figures mean nothing
+images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
+pics_file: str | None = "data/pics.txt"     # lines of <file name> <class>; the predicted class is explained
+max_images: int | None = None               # None = all
+results_dir = "sanity_results"              # the tables: {pics_file}_{model}_{cut}_{definition}/
+num_workers = 2                             # processes that read pictures while the device computes
+# ----------------------------------------------------------------------------------------------
+
+
+def main(settings):
+    from iia.choosing import chosen_cnn                 # imports torch, which --help need not wait for
+    from iia.sanity_table import table
+    return table(chosen_cnn(settings, "sanity_checks_vit.py"), settings)
+
+
+if __name__ == "__main__":
+    run(main, globals(), epilog=listing(CNN_OPERATIONS))

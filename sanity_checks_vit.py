@@ -1,0 +1,43 @@
+"""Do a ViT's saliency maps depend on what it has learned? Its weights are drawn anew from the top down.
+
+Edit the settings below, or give any of them as a flag: --model_name=vit-small --operations=iia,gae
+Started again it goes on where it was; torchrun --nproc-per-node=2 sanity_checks_vit.py shares it.
+"""
+
+from iia.methods import VIT_OPERATIONS, listing
+from iia.settings import run
+
+# ------------------------------------------------------------------------------------- settings
+model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
+                                            # or timm
+operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, ablation-image,
+                                            # ablation-attention, gae, rollout, t-attr
+ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
+seeds = 5                                   # how often the weights are drawn anew
+definition = "paper"                        # "paper", or "release" for what the published code computes
+device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
+batch_size = 32                             # rows at once; bounds the memory. A quarter as many pictures
+                                            # share each network that is drawn anew
+precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
+weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
+                                            # .safetensors), of any number of classes
+labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers
+image_size: int | str | None = None         # a number, or "height,width"; None = the network's own size
+in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; None = those of the weights
+allow_random_weights = False                # True goes on without weights; such figures mean nothing
+images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
+pics_file: str | None = "data/pics.txt"     # lines of <file name> <class>; the predicted class is explained
+max_images: int | None = None               # None = all
+results_dir = "sanity_results"              # the tables: {pics_file}_{model}_{cut}_{definition}/
+num_workers = 2                             # processes that read pictures while the device computes
+# ----------------------------------------------------------------------------------------------
+
+
+def main(settings):
+    from iia.choosing import chosen_vit                 # imports torch, which --help need not wait for
+    from iia.sanity_table import table
+    return table(chosen_vit(settings, "sanity_checks_cnn.py"), settings)
+
+
+if __name__ == "__main__":
+    run(main, globals(), epilog=listing(VIT_OPERATIONS))
