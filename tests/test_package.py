@@ -24,7 +24,7 @@ TOY = """
 import sys
 import torch, torchvision, timm
 others = set(sys.modules)
-import iia
+import iia, iia.bridges
 network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
                               torch.nn.Flatten(), torch.nn.Linear(4, 5))
 maps = iia.explain(network, torch.rand(2, 3, 16, 16), [1, 4], "iia", steps=2)
