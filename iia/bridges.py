@@ -44,15 +44,15 @@ def quantus_explain(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, m
             `iia.explain`.
     """
     if isinstance(model, Model):
-        raise UserError("Quantus changes the weights of what it is given, and a snapshot made by iia keeps its "
-                        "own: give it the network itself (that of iia.load_model is model.network).")
+        raise UserError("Quantus changes the weights of what it is given, and a snapshot made by iia keeps "
+                        "its own: give it the network itself (that of iia.load_model is model.network).")
     classes = torch.as_tensor(targets).long()
     maps = explain(model, as_input(model, inputs), classes, **{"operation": method} | options)
     return maps[:, None].cpu().numpy()
 
 
 def wrapped(attribute: Callable) -> Callable:
-    """The same method within another: captum's NoiseTunnel asks for the `__wrapped__` of its own decorator."""
+    """The same method within another: NoiseTunnel asks for the `__wrapped__` of captum's own decorator."""
     @functools.wraps(attribute)
     def outer(*args, **options):
         return attribute(*args, **options)

@@ -119,8 +119,8 @@ def write_json(path: str | Path, values: dict) -> None:
 
 @cache
 def versions() -> dict[str, str]:
-    """What a result was made with: torch, torchvision, timm, and this code's revision where git knows it, else
-    the version that pip installed."""
+    """What a result was made with: torch, torchvision, timm, and this code's revision where git knows it,
+    else the version that pip installed."""
     import timm
     import torchvision
     root = Path(__file__).parents[1]

@@ -133,7 +133,8 @@ def test_gradcam_shape_of_call(vgg, pictures, classes):
 
 
 def test_gradcam_other_targets(vgg, pictures):
-    maps = GradCamIIA(vgg, steps=2)(pictures[:2], [ClassifierOutputSoftmaxTarget(2), lambda row: row[3] - row[1]])
+    targets = [ClassifierOutputSoftmaxTarget(2), lambda row: row[3] - row[1]]
+    maps = GradCamIIA(vgg, steps=2)(pictures[:2], targets)
     softmax = iia.explain(vgg, pictures[:1], target=lambda logits: logits.softmax(1)[:, 2], steps=2)
     versus = iia.explain(vgg, pictures[1:2], target=lambda logits: logits[:, 3] - logits[:, 1], steps=2)
     np.testing.assert_allclose(maps, torch.cat([softmax, versus]), atol=1e-6)
@@ -145,7 +146,8 @@ def test_gradcam_other_targets(vgg, pictures):
 
 
 def test_gradcam_averages_layers(vgg, pictures):
-    maps = GradCamIIA(vgg, [vgg.features[1], "features.3"], steps=2)(pictures, [ClassifierOutputTarget(5)] * 3)
+    cam = GradCamIIA(vgg, [vgg.features[1], "features.3"], steps=2)
+    maps = cam(pictures, [ClassifierOutputTarget(5)] * 3)
     both = sum(iia.explain(vgg, pictures, 5, layer=layer, steps=2) for layer in (2, 4)) / 2
     low, high = both.amin((1, 2), keepdim=True), both.amax((1, 2), keepdim=True)
     np.testing.assert_allclose(maps, (both - low) / (high - low), atol=1e-6)

@@ -20,7 +20,7 @@ def test_the_notebook_keeps_its_outputs_and_is_small():
 
 def test_the_notebook_runs():
     pytest.importorskip("nbmake")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbmake", "--nbmake-timeout=300", NOTEBOOK]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbmake", "--nbmake-timeout=300"]
+    done = subprocess.run([*command, NOTEBOOK], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
