@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,14 +119,16 @@ def write_json(path: str | Path, values: dict) -> None:
 
 @cache
 def versions() -> dict[str, str]:
-    """What a result was made with: torch, torchvision, timm, and this code's revision where git knows it."""
+    """What a result was made with: torch, torchvision, timm, and this code's revision where git knows it,
+    else the version that pip installed."""
     import timm
     import torchvision
-    here = Path(__file__).parent
+    root = Path(__file__).parents[1]
     try:
-        revision = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True,
-                                  text=True).stdout.strip()
-    except OSError:                        # no git
+        # an installed package may lie inside somebody else's repository
+        revision = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True,
+                                  text=True).stdout.strip() if (root / ".git").exists() else version("iia")
+    except (OSError, PackageNotFoundError):                # no git
         revision = ""
     return {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__,
             "iia": revision or "unknown"}

@@ -12,9 +12,8 @@ from importlib import import_module
 from ..errors import UserError, check_choice
 
 DEFINITIONS = ("paper", "release")
-# What pip calls the library that a file of this folder needs.
-PACKAGES = {"methods.gradcam_family": "grad-cam", "methods.captum_methods": "captum",
-            "methods.saliency_methods": "saliency"}
+# What pip calls the libraries of the comparison methods, by the module that Python imports.
+PACKAGES = {"pytorch_grad_cam": "grad-cam", "captum": "captum", "saliency": "saliency"}
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,11 @@ class Operation:
         try:
             return getattr(import_module(f"iia.{file}"), function)
         except ModuleNotFoundError as why:
-            if file not in PACKAGES:
+            package = PACKAGES.get(str(why.name).partition(".")[0])
+            if package is None:
                 raise
-            package = PACKAGES[file]
-            raise UserError(f"{function} needs the package {package} ({why}): pip install {package}") from why
+            raise UserError(f"{function} needs the package {package}, which is not installed: "
+                            f"pip install {package} (the extra iia[comparison] has all of them).") from why
 
 
 IIA = "Barkan et al., ICCV 2023"

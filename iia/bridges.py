@@ -1,0 +1,141 @@
+"""IIA in the shapes of call that Quantus, captum and grad-cam have, for code that is written for them.
+
+    quantus.MaxSensitivity()(network, x, y, explain_func=bridges.quantus_explain)
+    NoiseTunnel(bridges.CaptumIIA(network)).attribute(pictures, target=285)
+    bridges.GradCamIIA(network, [network.layer4])(pictures, [ClassifierOutputTarget(285)])
+
+Each takes a network as it is, explains it as it is at the time of the call, and hands `operation`, `layer`,
+`steps` and every other keyword to `iia.explain`. Nothing of these packages is imported here.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .explaining import explain, predict, sized
+from .maps import minmax
+from .models.model import Model
+
+
+def as_input(model: nn.Module, pictures: np.ndarray | Tensor) -> Tensor:
+    """Pictures as a tensor of the network's dtype and on its device, as these packages do it."""
+    like = next(model.parameters(), torch.empty(0))
+    return torch.as_tensor(pictures).to(like)
+
+
+def quantus_explain(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, method: str = "iia",
+                    device: str | None = None, **options) -> np.ndarray:
+    """Quantus's `explain_func`: pictures [B, C, H, W] and classes [B] -> maps [B, 1, H, W] in [0, 1].
+
+    Args:
+        method: the operation, by the name that Quantus gives it:
+            `quantus.evaluate(..., xai_methods={"iia": quantus_explain, "iia-triple": quantus_explain},
+            explain_func_kwargs={})`.
+        device: Quantus hands it on; the network's own is taken.
+        options: of `iia.explain`, by Quantus's `explain_func_kwargs`.
+
+    Raises:
+        UserError: the model is a snapshot, which metrics that change weights (MPRT) would find unmoved; or as
+            `iia.explain`.
+    """
+    if isinstance(model, Model):
+        raise UserError("Quantus changes the weights of what it is given, and a snapshot made by iia keeps "
+                        "its own: give it the network itself (that of iia.load_model is model.network).")
+    classes = torch.as_tensor(targets).long()
+    maps = explain(model, as_input(model, inputs), classes, **{"operation": method} | options)
+    return maps[:, None].cpu().numpy()
+
+
+def wrapped(attribute: Callable) -> Callable:
+    """The same method within another: NoiseTunnel asks for the `__wrapped__` of captum's own decorator."""
+    @functools.wraps(attribute)
+    def outer(*args, **options):
+        return attribute(*args, **options)
+    return outer
+
+
+class CaptumIIA:
+    """captum's shape of call, which its NoiseTunnel and its metrics can use: see `attribute`.
+
+    Args:
+        forward_func: the network. layer: as of `iia.explain`. options: more of its arguments.
+    """
+
+    multiplies_by_inputs = False                            # the three that captum asks for
+
+    def __init__(self, forward_func: nn.Module, layer: int | str | nn.Module = "last", **options) -> None:
+        self.forward_func, self.options = forward_func, {"layer": layer} | options
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    @wrapped
+    def attribute(self, inputs: Tensor | tuple[Tensor], target: int | Sequence[int] | Tensor | None = None,
+                  return_convergence_delta: bool = False, **options) -> Tensor | tuple:
+        """Maps [B, 1, H, W] in [0, 1] of pictures [B, C, H, W]; a tuple of one, if one is given.
+
+        Args:
+            target: the class to explain, [B] or one for all.
+            return_convergence_delta: also return how far each map is estimated to be from the limit of
+                infinitely many steps, [B] (`return_error` of `iia.explain`).
+        """
+        if isinstance(inputs, tuple) and len(inputs) != 1:
+            raise UserError(f"inputs are one tensor of pictures [B, C, H, W], not a tuple of {len(inputs)}.")
+        pictures = inputs[0] if isinstance(inputs, tuple) else inputs
+        if isinstance(target, tuple):
+            raise UserError(f"target is a class, or a list of one for each picture, not the tuple {target}.")
+        if return_convergence_delta:
+            options["return_error"] = True
+        found = explain(self.forward_func, pictures, target, **self.options | options)
+        maps, *delta = found if return_convergence_delta else [found]
+        maps = (maps[:, None],) if isinstance(inputs, tuple) else maps[:, None]
+        return (maps, *delta) if return_convergence_delta else maps
+
+
+class GradCamIIA:
+    """grad-cam's shape of call; of several layers the maps are averaged, as there.
+
+    Args:
+        target_layers: modules of the network, or whatever `layer` may be in `iia.explain`.
+        options: more of its arguments.
+    """
+
+    def __init__(self, model: nn.Module, target_layers: Sequence[nn.Module | str | int] = ("last",),
+                 **options) -> None:
+        self.model, self.target_layers, self.options = model, target_layers, options
+
+    def __call__(self, input_tensor: Tensor, targets: Sequence[Callable[[Tensor], Tensor]] | None = None,
+                 aug_smooth: bool = False, eigen_smooth: bool = False) -> np.ndarray:
+        """Maps [B, H, W] in [0, 1], float32, of pictures [B, C, H, W].
+
+        Args:
+            targets: one for each picture, a function of the one row of the logits that is its; None for the
+                predicted classes.
+        """
+        if aug_smooth or eigen_smooth:
+            raise UserError("aug_smooth and eigen_smooth are not for IIA, whose maps are sums over a path "
+                            "already; leave them out.")
+        pictures = as_input(self.model, input_tensor)
+        model = sized(self.model, pictures)
+        if targets is None:
+            targets = [lambda row, y=y: row[y] for y in predict(model, pictures)]
+        if len(targets) != len(pictures):
+            raise UserError(f"{len(targets)} targets for {len(pictures)} pictures; give one for each.")
+        of_layers = [torch.cat([explain(model, x[None], target=of_rows(target), layer=layer, **self.options)
+                                for x, target in zip(pictures, targets)]) for layer in self.target_layers]
+        return minmax(torch.stack(of_layers).mean(0)).float().cpu().numpy()
+
+    def __enter__(self) -> "GradCamIIA":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Nothing stays behind that could be released."""
+
+
+def of_rows(target: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """grad-cam's target, of one row of the logits, as one of all rows: [N, classes] -> [N]."""
+    return lambda logits: torch.stack([target(row).squeeze() for row in logits])
