@@ -299,12 +299,13 @@ def test_each_protocol_is_a_run_of_its_own(place, capsys):
         rows = rows_of(folder)
         assert summaries[protocol]["protocol"] == protocol and f"protocol {protocol}" in capsys.readouterr().out
         assert {"SRG", "INS-DEL", "ROAD_combined"} & {*PROTOCOLS[protocol].figures} <= rows[0].keys()
-        predicted = model(load_pictures([place / "p2.png"], model)).argmax(1).item()
-        asked = {row["asked"] for row in rows if row["id"] == "p2.png"}
-        assert asked == {str(predicted if protocol == "bee" else 2)} and predicted != 2
+        predicted = model(load_pictures([place / "p1.png"], model)).argmax(1).item()
+        asked = {row["asked"] for row in rows if row["id"] == "p1.png"}
+        assert asked == {str(predicted if protocol == "bee" else 1)} and predicted != 1
     assert len({summary["base accuracy"] for summary in summaries.values()}) == 1
     paper, bee = (summaries[name]["figures"]["mine"] for name in ("paper", "bee"))
     assert paper["SRG"] == pytest.approx(paper["NEG"] - paper["POS"]) and paper["INS-DEL"] != bee["INS-DEL"]
+    assert 0 < summaries["bee"]["base accuracy"] < 1
     assert len({path.name for path in (place / "results").iterdir()}) == len(PROTOCOLS)
     with pytest.raises(UserError, match="figure of protocol paper 'ADD' is unknown"):
         explanation_table.table(model, chosen(place, figures=["ADD"]))
