@@ -308,6 +308,7 @@ def test_each_protocol_is_a_run_of_its_own(place, capsys):
     assert len({summary["base accuracy"] for summary in summaries.values()}) == 1
     paper, bee = (summaries[name]["figures"]["mine"] for name in ("paper", "bee"))
     assert paper["SRG"] == pytest.approx(paper["NEG"] - paper["POS"]) and paper["INS-DEL"] != bee["INS-DEL"]
+    assert 0 < summaries["bee"]["base accuracy"] < 1
     assert len({path.name for path in (place / "results").iterdir()}) == len(PROTOCOLS)
     with pytest.raises(UserError, match="figure of protocol paper 'ADD' is unknown"):
         explanation_table.table(model, chosen(place, figures=["ADD"]))

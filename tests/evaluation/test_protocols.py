@@ -1,4 +1,4 @@
-"""The protocols bee and road, and what one run of a protocol says: against loops, grad-cam and Quantus."""
+"""The protocols bee, rise and road, and what one run of a protocol says: against loops, grad-cam and Quantus."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from pytorch_grad_cam.metrics.road import (NoisyLinearImputer, ROADCombined, ROADLeastRelevantFirstAverage,
                                            ROADMostRelevantFirstAverage)
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+from scipy import ndimage
 
 from iia.evaluation import road
 from iia.evaluation.explanation_tests import score
@@ -54,6 +55,29 @@ def test_bee_against_loops():
         assert {name: values[i].item() for name, values in metrics.items()} == pytest.approx(expected)
     for name in ("DEL", "INS", "ADP"):
         assert not torch.allclose(metrics[name], other[name]), name          # black is another colour
+
+
+@torch.no_grad()
+def test_rise_against_loops():
+    model, pictures, classes, maps = setting(count=2, size=32)
+    metrics, curves = score(model, pictures, classes, maps, protocol="rise")
+    point = np.zeros((11, 11))
+    point[5, 5] = 1
+    kernel = ndimage.gaussian_filter(point, 5)
+    for i, (picture, wanted, saliency) in enumerate(zip(pictures, classes, maps)):
+        blurred = torch.from_numpy(np.stack([ndimage.convolve(c, kernel, mode="constant") for c in picture.numpy()]))
+        values = saliency.flatten().tolist()
+        order = sorted(range(len(values)), key=lambda p: -values[p])
+        for name, start, end in (("DEL", picture, torch.zeros_like(picture)), ("INS", blurred, picture)):
+            now, slow = start.clone(), []
+            for first in range(0, len(order) + 224, 224):
+                slow.append(model(now[None]).softmax(1)[0, wanted].item())
+                for p in order[first:first + 224]:
+                    now[:, p // 32, p % 32] = end[:, p // 32, p % 32]
+            assert curves[name][i].tolist() == pytest.approx(slow), name
+            mean_of_neighbours = [(a + b) / 2 for a, b in zip(slow, slow[1:])]
+            assert metrics[name][i].item() == pytest.approx(sum(mean_of_neighbours) / len(mean_of_neighbours))
+    assert torch.equal(metrics["INS-DEL"], metrics["INS"] - metrics["DEL"])
 
 
 # ------------------------------------------------------------------------------------ differences
