@@ -100,8 +100,8 @@ def class_folders(folder: Path, names: ClassNames) -> dict[str, int]:
                         f"({len(foreign)} of {len(classes)}). A folder is named by a class's label, or by "
                         "its WordNet id, known for ImageNet's classes and where the labels begin with it.")
     if beside := len(numbered(folder)):
-        raise UserError(f"{folder} holds folders of classes, and {beside} of ImageNet's pictures beside them: it "
-                        "is half unpacked. Remove it and unpack it again, or sort them into the folders.")
+        raise UserError(f"{folder} holds folders of classes, and {beside} of ImageNet's pictures beside "
+                        "them: it is half unpacked. Remove it and unpack it again, or sort them in.")
     return classes
 
 
