@@ -106,6 +106,17 @@ def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = 
     return row, method, IIAOptions(cut, steps, definition, batch_size, target, quadrature, baseline, return_error)
 
 
+def explain_and_measure(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int], operation: str,
+                        **options: object) -> tuple[Tensor, Tensor]:
+    """Maps [B, H, W] and their estimated distances from the limit, [B]: NaN for what approaches none.
+
+    options: of `explain`.
+    """
+    limit = options.get("definition", "paper") == "paper" and operations(model)[operation].integral
+    found = explain(model, pictures, classes, operation, return_error=limit, **options)
+    return found if limit else (found, torch.full((len(found),), torch.nan))
+
+
 def distance_to_limit(maps: Tensor, fewer: Tensor, options: IIAOptions) -> Tensor:
     """How far finished maps [B, H, W] are from their limit, by those of every second point: [B].
 

@@ -25,9 +25,9 @@ from .evaluation.explanation_tests import axes, score, score_originals
 from .evaluation.given_maps import random_maps, read_maps
 from .evaluation.identity import digest, file_signatures, identity
 from .evaluation.protocols import PROTOCOLS, Metric, chosen_figures
-from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
+from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances, measured, or_none
 from .evaluation.runner import Run
-from .explaining import explain, operations, predict, prepare, sharing
+from .explaining import explain_and_measure, operations, predict, prepare, sharing
 from .maps import is_degenerate, map_file
 from .methods import DEFINITIONS
 from .runs import computing, pick_device, whole_file, with_halving
@@ -64,7 +64,8 @@ def tested(model, settings: Settings) -> dict | None:
     folder = "_".join((name_of(settings.pics_file, settings.images_dir), model.name, str(cut), settings.definition, settings.explained_class,
                        settings.protocol))
     points = axes(metrics, model.size, settings.protocol)
-    columns = {"target": int, "explained": int, "asked": int, "top1": float, "softmax": float}
+    columns = {"target": int, "explained": int, "asked": int, "top1": float, "softmax": float,
+               "distance": float}
     columns |= dict.fromkeys(metrics, float)
     columns |= {f"{name} {k}": float for name, x in points.items() for k in range(len(x))}
     run = Run(pics, Path(settings.results_dir) / folder, names, columns,
@@ -84,7 +85,7 @@ def tested(model, settings: Settings) -> dict | None:
     parts = by_operation(rows, names)
     accuracy = float(rows.dropna(subset="top1").drop_duplicates("index")["top1"].mean())
     summary = run.write(rows, every_mean(rows, names, metrics), **{"base accuracy": accuracy},
-                        protocol=settings.protocol, **compare(parts, figures),
+                        protocol=settings.protocol, **compare(parts, figures), distance=mean_distances(rows, names),
                         axes={name: x.tolist() for name, x in points.items()},
                         curves={operation: mean_curves(own, points) for operation, own in parts.items()})
     title = f"{model.label}, cut at {cut}, {settings.explained_class} class explained, protocol {settings.protocol}"
@@ -146,7 +147,7 @@ def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], met
         found = {name: make_maps(model, name, pictures, explained, stems, seeds, settings)
                  for name in names}
     rows = []
-    for operation, (maps, skipped) in found.items():
+    for operation, (maps, distance, skipped) in found.items():
         ask = partial(score, model, pictures, asked, maps, metrics, originals, seeds,
                       protocol=settings.protocol)
         values, curves = with_halving(ask, settings.batch_size)
@@ -155,7 +156,7 @@ def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], met
                    "softmax": originals.answers[:, 1], **values}
         numbers |= {f"{name} {k}": curve[:, k]
                     for name, curve in curves.items() for k in range(curve.shape[1])}
-        numbers = {name: values.tolist() for name, values in numbers.items()}
+        numbers = {name: values.tolist() for name, values in numbers.items()} | {"distance": or_none(distance)}
         for i, index in enumerate(batch.indices):
             own = {"skipped": skipped[i]} if i in skipped else {name: n[i] for name, n in numbers.items()}
             rows.append({"index": index, "operation": operation} | own)
@@ -163,15 +164,19 @@ def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], met
 
 
 def make_maps(model, operation: str, pictures: Tensor, classes: Tensor, stems: list[str], seeds: list[int],
-              settings: Settings) -> tuple[Tensor, dict[int, str]]:
-    """An operation's maps [B, H, W] in [0, 1], and {place in the batch: why there is none}."""
+              settings: Settings) -> tuple[Tensor, list[float], dict[int, str]]:
+    """An operation's maps [B, H, W] in [0, 1], their distances from the limit (NaN where there is none), and
+    {place in the batch: why there is no map}."""
+    nothing = [float("nan")] * len(pictures)
     name, definition = named(operation, settings.definition)
     if name == RANDOM:
-        return random_maps(pictures, seeds, model.upsampling), {}
+        return random_maps(pictures, seeds, model.upsampling), nothing, {}
     if settings.heatmaps_dir is not None:
-        return read_maps(Path(settings.heatmaps_dir), operation, model.name, pictures, stems)
-    return explain(model, pictures, classes, name, definition=definition, batch_size=settings.batch_size,
-                   **of_paths(settings)), {}
+        maps, skipped = read_maps(Path(settings.heatmaps_dir), operation, model.name, pictures, stems)
+        return maps, nothing, skipped
+    maps, distance = explain_and_measure(model, pictures, classes, name, definition=definition,
+                                         batch_size=settings.batch_size, **of_paths(settings))
+    return maps, distance.tolist(), {}
 
 
 def cheap_map(model, pics: PicsDataset, settings: Settings, index: int, operation: str) -> np.ndarray | None:
@@ -179,7 +184,7 @@ def cheap_map(model, pics: PicsDataset, settings: Settings, index: int, operatio
     if settings.heatmaps_dir is None and operation.partition("@")[0] != RANDOM:
         return None
     pic = pics.pics[index]
-    maps, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem], [seed(pic.path.name)],
+    maps, _, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem], [seed(pic.path.name)],
                               settings)
     return None if skipped else maps[0].numpy()
 

@@ -17,7 +17,7 @@ from .datasets.photographs import put_in_place
 from .datasets.pics import Pic, read_pics
 from .datasets.pictures import PictureError, mode_of, normalise, open_picture, squash
 from .evaluation.identity import fingerprint
-from .explaining import explain, predict
+from .explaining import explain_and_measure, predict
 from .gallery import Gallery
 from .integration import chunks
 from .maps import is_degenerate, map_file, safe
@@ -66,16 +66,18 @@ def explain_pics(model: Model, settings: Settings) -> int:
             x = normalise(raw, model.mean, model.std).to(model.device)
             targets = torch.tensor([pic.target for pic in batch])
             classes = predict(model, x) if settings.BY_MAX_CLASS else targets
-            maps = {}
+            maps, distances = {}, {}
             for operation in settings.operations:        # each by itself, so that its time is its own
                 progress.set_postfix_str(operation)
                 start = time.perf_counter()
-                maps[operation] = explain(model, x, classes, operation, **options).cpu()
+                found, away = explain_and_measure(model, x, classes, operation, **options)
+                maps[operation], distances[operation] = found.cpu(), away.tolist()
                 seconds[operation] += time.perf_counter() - start
             for i, pic in enumerate(batch):
                 own = {operation: values[i] for operation, values in maps.items()}
                 degenerate += warn_of_degenerate(pic, own)
-                write_results(model, settings, pic, raw[i], int(classes[i]), own, gallery, how)
+                away = {operation: values[i] for operation, values in distances.items()}
+                write_results(model, settings, pic, raw[i], int(classes[i]), own, away, gallery, how)
                 written += 1
                 progress.update()
     gallery.write()
@@ -107,20 +109,21 @@ def warn_of_degenerate(pic: Pic, maps: dict[str, Tensor]) -> int:
 
 
 def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, explained: int,
-                  maps: dict[str, Tensor], gallery: Gallery, how: dict) -> None:
+                  maps: dict[str, Tensor], distances: dict[str, float], gallery: Gallery, how: dict) -> None:
     """Write a picture's panel, its row of the page and, if they are asked for, its maps and mask pictures.
 
     Args:
         raw: the picture, [C, H, W] in [0, 1]. explained: the class that the maps explain.
-        maps: by operation, [H, W] in [0, 1]. how: the maps were made, for the page.
+        maps: by operation, [H, W] in [0, 1]. distances: of them from their limit, or NaN. how: the maps were made, for the page.
     """
     name, picture = model.class_name(explained), plots.rgb(raw)
     maps = {operation: values.float().numpy() for operation, values in maps.items()}
     title = [f"{name} ({explained})" if model.labels else name, model.label, pic.path.name]
     title += [settings.definition] if settings.definition != "paper" else []
     tiles = {"picture": picture} | {operation: plots.overlay(picture, own) for operation, own in maps.items()}
+    below = {operation: f"± {away:.2g} from its limit" for operation, away in distances.items() if away == away}
     panel = f"{model.name}_{safe(name)}_{safe(pic.stem)}"
-    plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles)
+    plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles, below)
     pixels = hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()[:16]
     facts = {"picture": pic.path.name, "pixels": pixels, "target": pic.target, "explained": explained,
              "class": name, **how}

@@ -35,8 +35,10 @@ def save_picture(path: str | Path, pixels: np.ndarray) -> None:
         Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(temporary)
 
 
-def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray]) -> None:
-    """Write a panel: pictures [H, W, 3] in [0, 1] in rows, each under its name, all under the title."""
+def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray],
+               below: Mapping[str, str] | None = None) -> None:
+    """Write a panel: pictures [H, W, 3] in [0, 1] in rows, each under its name and above what is said `below`
+    it, all under the title."""
     rows = math.ceil(len(tiles) / COLUMNS)
     columns = math.ceil(len(tiles) / rows)                # rows of even length
     title = textwrap.fill(title, max(24, 26 * columns))
@@ -47,6 +49,8 @@ def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray]) ->
     for place, (name, pixels) in zip(axes, tiles.items()):
         place.imshow(pixels.clip(0, 1))
         place.set_title(name, fontsize=10)
+        place.text(0.5, -0.02, (below or {}).get(name, ""), fontsize=8, ha="center", va="top",
+                   transform=place.transAxes)
     for place in figure.axes:
         place.set_axis_off()
     with whole_file(path) as temporary:

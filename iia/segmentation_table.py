@@ -18,9 +18,9 @@ from .errors import check_choice
 from .evaluation import segmentation
 from .evaluation.batches import Batch
 from .evaluation.identity import file_signatures, identity
-from .evaluation.rows import Metrics, Row, by_operation, in_words
+from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances, or_none
 from .evaluation.runner import Run
-from .explaining import explain, predict, sharing
+from .explaining import explain_and_measure, predict, sharing
 from .maps import is_degenerate, safe
 from .runs import computing, pick_device
 from .settings import Settings
@@ -47,7 +47,7 @@ def table(model, settings: Settings, dataset: str) -> int:
     folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{cut}_{settings.definition}"
     model.to(pick_device(settings.device))
     # so that it fills the rows
-    run = Run(data, folder, names, segmentation.COLUMNS | {"right": int},
+    run = Run(data, folder, names, segmentation.COLUMNS | {"right": int, "distance": float},
               max(1, settings.batch_size // options["steps"]), settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
     panels = {index: run.folder / "overlays" / f"{safe(data.ids[index])}.png"
@@ -63,7 +63,7 @@ def table(model, settings: Settings, dataset: str) -> int:
     split = {name: rows[rows["right"] == value] for name, value in (("right", 1), ("wrong", 0))}
     split = {name: {"pictures": own["index"].nunique(), "figures": metrics(own, names)}
              for name, own in split.items()}
-    summary = run.write(rows, metrics(rows, names), **{"by prediction": split})
+    summary = run.write(rows, metrics(rows, names), distance=mean_distances(rows, names), **{"by prediction": split})
     report(summary, model, run.folder)
     run_pages.of_segmentation(run.folder, f"{dataset}, {model.label}, layer {cut}", rows, summary, data)
     return int(summary["skipped"]["count"] > 0)
@@ -91,13 +91,15 @@ def score(model, batch: Batch, operations: Sequence[str], options: dict, data: S
     where = "cpu" if model.device.type == "mps" else model.device       # Apple's GPUs have no float64
     masks, classes = masks.to(where), predict(model, x)
     with sharing(model, x):
-        maps = {name: explain(model, x, classes, name, **options).to(where) for name in operations}
+        both = {name: explain_and_measure(model, x, classes, name, **options) for name in operations}
+    maps = {name: found.to(where) for name, (found, _) in both.items()}
     right = [is_right(model, label, data.classes_of(index))
              for label, index in zip(classes.tolist(), batch.indices)]
     rows = []
     for operation, found in maps.items():
         numbers = {"degenerate": is_degenerate(found).int(), **segmentation.measure(found, masks)}
         numbers = {name: values.tolist() for name, values in numbers.items()} | {"right": right}
+        numbers["distance"] = or_none(both[operation][1].tolist())
         rows += [{"index": index, "operation": operation} | {name: own[i] for name, own in numbers.items()}
                  for i, index in enumerate(batch.indices)]
     for i, index in enumerate(batch.indices):
@@ -143,7 +145,8 @@ def dim_background(pixels: np.ndarray, where: torch.Tensor) -> np.ndarray:
 def report(summary: dict, model, folder: Path) -> None:
     """Print the table, in percent, and what is not in it."""
     print(f"{summary['pictures']} pictures, explained with {model.label}; in percent:")
-    print_metrics(summary["figures"])
+    away = {name: {"distance": own} for name, own in summary["distance"].items()}    # of a map from its limit
+    print_metrics({name: own | away.get(name, {}) for name, own in summary["figures"].items()})
     for name, own in summary["by prediction"].items():
         if own["pictures"]:
             print(f"the {own['pictures']} pictures whose prediction is {name}:")
@@ -158,4 +161,4 @@ def report(summary: dict, model, folder: Path) -> None:
 
 def print_metrics(figures: Metrics) -> None:
     table = pd.DataFrame(figures).T.mul(PERCENT).rename_axis(columns="operation")
-    print(table.to_string(float_format="%.2f", col_space=8))
+    print(table.to_string(float_format="%.2f", col_space=8, na_rep=""))

@@ -25,7 +25,7 @@ OPERATIONS = ["iia", "iia-ablation-ac"]
 def explained(tmp_path, monkeypatch):
     """Runs the generator on a toy network and chelsea.png, whose target is not the class that it predicts.
 
-    Returns the panels as they would be drawn, [(path, title, tiles)], the model, and the target.
+    Returns the panels as they would be drawn, [(path, title, tiles, below)], the model, and the target.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -50,7 +50,7 @@ FEW = "--operations=" + ",".join(OPERATIONS), "--INTERPOLATION_STEPS=2"
 @pytest.mark.parametrize("flag, predicted", [((), False), (("--BY_MAX_CLASS=false",), False),
                                              (("--BY_MAX_CLASS",), True)])
 def test_the_target_is_explained_or_the_prediction_and_the_panel_says_which(flag, predicted, explained):
-    ((path, title, _),), model, target = explained(*FEW, *flag, "--save_heatmaps_masks")
+    ((path, title, *_),), model, target = explained(*FEW, *flag, "--save_heatmaps_masks")
     x = iia.load_pictures(photograph("chelsea.png"), model)
     number = target - 1 if predicted else target
     number %= model.classes
@@ -65,7 +65,7 @@ def test_the_target_is_explained_or_the_prediction_and_the_panel_says_which(flag
 
 @pytest.mark.parametrize("definition", ["paper", "release"])
 def test_the_definition_is_the_one_asked_for_and_the_title_says_so(definition, explained):
-    ((_, title, _),), model, target = explained(*FEW, f"--definition={definition}", "--save_heatmaps_masks")
+    ((_, title, *_),), model, target = explained(*FEW, f"--definition={definition}", "--save_heatmaps_masks")
     assert title.endswith(" · release") == (definition == "release")
     x = iia.load_pictures(photograph("chelsea.png"), model)
     wanted, other = (iia.explain(model, x, target, "iia", steps=2, definition=name)[0].numpy()
@@ -75,13 +75,16 @@ def test_the_definition_is_the_one_asked_for_and_the_title_says_so(definition, e
 
 
 def test_the_panel_shows_the_raw_picture_and_each_operations_map_under_its_name(explained):
-    ((_, _, tiles),), model, target = explained(*FEW, "--save_heatmaps_masks")
+    ((_, _, tiles, below),), model, target = explained(*FEW, "--save_heatmaps_masks")
     raw = plots.rgb(squash(open_picture(photograph("chelsea.png")), 32))
     assert list(tiles) == ["picture", *OPERATIONS]
     np.testing.assert_array_equal(tiles["picture"], raw)               # not as the network reads it
     for operation in OPERATIONS:
         heatmap = np.load(f"heatmaps/chelsea_{operation}_toy.npy")
         np.testing.assert_allclose(tiles[operation], plots.overlay(raw, heatmap), atol=1e-6)
+        x = iia.load_pictures(photograph("chelsea.png"), model)
+        _, error = iia.explain(model, x, target, operation, steps=2, return_error=True)
+        assert below[operation] == f"± {error.item():.2g} from its limit"
 
 
 def test_the_same_run_writes_the_same_bytes_and_its_seconds_go_to_the_terminal(explained, capsys):
@@ -134,7 +137,7 @@ def test_wrong_settings_are_named_before_anything_is_written(flag, said, explain
 
 
 def test_choices_are_taken_in_any_case(explained):
-    ((_, title, tiles),), _, _ = explained("--operations=IIA,iia-Ablation-AC", "--definition=Release",
+    ((_, title, tiles, _),), _, _ = explained("--operations=IIA,iia-Ablation-AC", "--definition=Release",
                                            "--INTERPOLATION_STEPS=1")
     assert title.endswith(" · release") and list(tiles) == ["picture", *OPERATIONS]
     model, x = iia.wrap(toy_vgg(), image_size=32), torch.rand(1, 3, 32, 32)

@@ -166,7 +166,8 @@ def test_more_images_than_there_are_and_one_annotation_file_that_is_torn(capsys)
 
 def test_degenerate_maps_are_counted(capsys, monkeypatch):
     coco_tree(Path("data/COCO"))
-    monkeypatch.setattr(segmentation_table, "explain", lambda model, x, *_, **__: torch.zeros_like(x[:, 0]))
+    monkeypatch.setattr(segmentation_table, "explain_and_measure",
+                        lambda model, x, *_, **__: (torch.zeros_like(x[:, 0]), torch.zeros(len(x))))
     assert run("segmentation_cnn_coco.py", *QUICK) == 0
     assert json.loads((results() / "summary.json").read_text())["degenerate"] == {"iia": 3, "iia-ablation-ac": 3}
     assert "3 maps of iia are degenerate" in capsys.readouterr().out

@@ -61,16 +61,18 @@ def print_table(summary: dict, metrics: Mapping[str, Metric]) -> None:
     wide = max(len(operation) for operation in ["operation", *summary["figures"]])
     columns = {name: 13 if own.percent else 17 for name, own in metrics.items()}             # their widths
     head = "".join(f"{name + own.arrow:>{columns[name]}}" for name, own in metrics.items())
-    print(f"{'operation':{wide}}{head}     n")
+    distances = summary.get("distance", {})
+    print(f"{'operation':{wide}}{head}     n" + "  distance" * bool(distances))
     for operation in summary["figures"]:
         cells = {name: cell(summary, operation, name, own) for name, own in metrics.items()}
         values, ranges = ("".join(f"{cells[name][k]:>{width}}" for name, width in columns.items())
                           for k in (0, 1))
         count = max(summary["counts"][operation].values())
-        print(f"{operation:{wide}}{values}{count:6d}\n{'':{wide}}{ranges}")
+        distance = f"{distances[operation]:10.3f}" if operation in distances else ""
+        print(f"{operation:{wide}}{values}{count:6d}{distance}\n{'':{wide}}{ranges}")
     print(f"↑ higher is better, ↓ lower; * the best, = not significantly different from it at "
           f"{100 * summary['confidence']:.0f} % (paired bootstrap over pictures); [ , ] the interval of "
-          "the mean")
+          "the mean" + "; distance: of the maps from their limit" * bool(distances))
     counts = {name: max(own[name] for own in summary["counts"].values()) for name in metrics}
     for name, count in counts.items():
         if count < max(counts.values()):
