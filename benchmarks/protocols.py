@@ -40,8 +40,8 @@ def main(how: settings.Settings) -> None:
             explained_class=PROTOCOLS[protocol].asked,      # maps of the class that is asked for
             definition="paper", precision="fp32", device="auto", batch_size=how.batch_size,
             FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=how.steps, images_dir=how.images_dir,
-            pics_file=how.pics_file, max_images=how.pictures, heatmaps_dir=None, num_workers=0,
-            results_dir=how.results_dir)
+            pics_file=how.pics_file, every_nth=None, per_class=None, max_images=how.pictures,
+            heatmaps_dir=None, num_workers=0, results_dir=how.results_dir)
         start = time.process_time()
         tables[protocol] = explanation_table.tested(model, chosen)
         seconds[protocol] = time.process_time() - start
