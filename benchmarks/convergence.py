@@ -19,7 +19,8 @@ from iia import settings
 from iia.datasets.pics import read_pics
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "efficientnet_lite0"       # any network whose weights are at hand
+model_name = "efficientnet_lite0"       # any network whose weights are at hand, or "small-cnn", "small-vit": those
+                                        # that tests/test_pointing.py trains, on its own pictures
 layer: int | str = "last"               # where a CNN is cut
 operation = "iia"                       # an operation of IIA
 steps = "3,5,10,20,50"                  # n; Gauss takes n + 1 points
@@ -35,13 +36,10 @@ plot: str | None = None                 # a file for the curves
 
 
 def main(chosen):
-    model = iia.load_model(chosen.model_name, weights_path=chosen.weights_path,
-                           allow_random_weights=chosen.allow_random_weights)
-    pics, _ = read_pics(chosen.pics_file, chosen.images_dir, model.classes, model.labels)
+    model, pictures = small(chosen) if chosen.model_name.startswith("small") else real(chosen)
     distance, estimate, seconds = defaultdict(list), defaultdict(list), defaultdict(list)
-    for pic in tqdm(pics[:chosen.max_images], unit="picture"):
-        x = iia.load_pictures([pic.path], model)
-        how = dict(classes=[pic.target], operation=chosen.operation, layer=chosen.layer,
+    for x, y in tqdm(pictures, unit="picture"):
+        how = dict(classes=[y], operation=chosen.operation, layer=chosen.layer,
                    batch_size=chosen.batch_size)
         goal = iia.explain(model, x, **how, steps=chosen.limit, quadrature="gauss")
         for quadrature in ("riemann", "trapezoid", "gauss"):
@@ -54,12 +52,28 @@ def main(chosen):
     report(chosen, distance, estimate, seconds)
 
 
+def real(chosen):
+    """A network by name, and its pictures: (model, [(picture [1, 3, H, W], class)])."""
+    model = iia.load_model(chosen.model_name, weights_path=chosen.weights_path,
+                           allow_random_weights=chosen.allow_random_weights)
+    pics, _ = read_pics(chosen.pics_file, chosen.images_dir, model.classes, model.labels)
+    return model, [(iia.load_pictures([pic.path], model), pic.target) for pic in pics[:chosen.max_images]]
+
+
+def small(chosen):
+    """A network that is trained here, and pictures of its task, as `real`."""
+    from tests import test_pointing as task
+    network = task.small_vit() if chosen.model_name == "small-vit" else task.small_cnn()
+    x, y, _ = task.make(chosen.max_images or 60, seed=3)
+    return iia.wrap(network), [(x[i:i + 1], int(y[i])) for i in range(len(x))]
+
+
 def report(chosen, distance, estimate, seconds):
     count = len(next(iter(distance.values())))
     print(f"{chosen.model_name}, layer {chosen.layer}, {chosen.operation}, {count} pictures; "
           f"limit: Gauss, {chosen.limit + 1} points")
-    print("| quadrature | n | distance: mean | 90 % are below | estimate: mean | within a factor of 2 | bounds it |"
-          " seconds |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| quadrature | n | distance: mean | 90 % are below | estimate: mean | within a factor of 2 | "
+          "bounds it | seconds |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
     for key, values in distance.items():
         true, said = np.array(values), np.array(estimate[key])
         ratio = said / np.maximum(true, 1e-12)
@@ -77,7 +91,8 @@ def draw(chosen, distance):
     for quadrature in dict.fromkeys(name for name, _ in distance):
         own = {n: np.mean(values) for (name, n), values in distance.items() if name == quadrature}
         axes.loglog(list(own), list(own.values()), "o-", label=quadrature)
-    axes.set(xlabel="n", ylabel="distance to the limit", title=f"{chosen.operation}, {chosen.model_name}, {chosen.layer}")
+    axes.set(xlabel="n", ylabel="distance to the limit",
+             title=f"{chosen.operation}, {chosen.model_name}, {chosen.layer}")
     axes.legend()
     figure.savefig(chosen.plot)
 
