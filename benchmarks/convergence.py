@@ -19,8 +19,8 @@ from iia import settings
 from iia.datasets.pics import read_pics
 
 # ------------------------------------------------------------------------------------- settings
-model_name = "efficientnet_lite0"       # any network whose weights are at hand, or "small-cnn", "small-vit": those
-                                        # that tests/test_pointing.py trains, on its own pictures
+model_name = "efficientnet_lite0"       # any network whose weights are at hand; "small-cnn" and "small-vit"
+                                        # are those that tests/test_pointing.py trains, on its pictures
 layer: int | str = "last"               # where a CNN is cut
 operation = "iia"                       # an operation of IIA
 steps = "3,5,10,20,50"                  # n; Gauss takes n + 1 points
@@ -72,7 +72,7 @@ def report(chosen, distance, estimate, seconds):
     count = len(next(iter(distance.values())))
     print(f"{chosen.model_name}, layer {chosen.layer}, {chosen.operation}, {count} pictures; "
           f"limit: Gauss, {chosen.limit + 1} points")
-    print("| quadrature | n | distance: mean | 90 % are below | estimate: mean | within a factor of 2 | "
+    print("| quadrature | n | distance: mean | 90 % are below | estimate: mean | in a factor of 2 | "
           "bounds it | seconds |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
     for key, values in distance.items():
         true, said = np.array(values), np.array(estimate[key])
