@@ -28,7 +28,7 @@ baseline = "spatial-minimum"                # a path's start; or "channel-minimu
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (path points, masked pictures) through the network at
                                             # once; bounds the memory
-precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
+precision = "fp32"                          # or "tf32", "bf16", "fp16": docs/performance.md
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes
 labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers

@@ -24,7 +24,7 @@ quadrature = "riemann"                      # how paths are summed: "riemann" (p
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (path points, masked pictures) through the network at
                                             # once; bounds the memory
-precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
+precision = "fp32"                          # or "tf32", "bf16": docs/performance.md
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes
 labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers

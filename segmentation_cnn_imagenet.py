@@ -20,7 +20,7 @@ quadrature = "riemann"                      # how paths are summed: "riemann" (p
 baseline = "spatial-minimum"                # a path's start; or "channel-minimum", "zero", "mean"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (pictures x path points) at once; bounds the memory
-precision = "fp32"                          # "fp32", or "bf16" for the features in bfloat16
+precision = "fp32"                          # or "tf32", "bf16", "fp16": docs/performance.md
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes
 labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers

@@ -16,7 +16,7 @@ definition = "paper"                        # "paper", or "release" for what the
 quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 10                             # rows (pictures x path points) at once; bounds the memory
-precision = "fp32"                          # "fp32", or "bf16" to run in bfloat16 where that is safe
+precision = "fp32"                          # or "tf32", "bf16": docs/performance.md
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes
 labels_file: str | None = None              # class names, one a line, or JSON; None = ImageNet's, or numbers

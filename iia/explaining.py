@@ -15,6 +15,7 @@ from .models import CNN, ViT, wrap
 from .models.calls import ONE_AT_A_TIME
 from .models.model import Model, Shared, Target
 from .options import IIAOptions
+from .precision import products
 from .runs import with_halving
 
 
@@ -66,6 +67,7 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         x = x.clone() if x.is_inference() else x
         y = checked_classes(model, x, classes, target)
 
+        @products(model.precision)
         def raw_maps(batch_size: int) -> Tensor:
             now, at_once = replace(options, batch_size=batch_size), max(1, batch_size // row.rows)
             return torch.cat([method(model, x[part], y[part], now) for part in chunks(len(x), at_once)], -3)

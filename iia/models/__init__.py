@@ -7,12 +7,12 @@ from torch import nn
 
 from ..datasets.pictures import for_channels
 from ..errors import UserError, check_choice
+from ..precision import PRECISIONS, products
 from .cnn import CNN, OnlyAttention
 from .model import Model
 from .snapshot import take, unwrapped
 from .vit import NotAViT, ViT
 
-PRECISIONS = ("fp32", "bf16")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = dict.fromkeys(IMAGENET, (0.5, 0.5, 0.5))            # what timm's and transformers' own ViTs read
 OF_HALF = {"VisionTransformer", "ViTForImageClassification", "BeitForImageClassification",
@@ -36,7 +36,8 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
         name: what files call it.
         mean, std: the normalisation of its pictures; None for what timm or transformers says of it, else
             ImageNet's.
-        precision: "fp32", or "bf16" for the features in bfloat16.
+        precision: "fp32"; "tf32", which lets a GPU round float32's factors; "bf16" or "fp16" for a CNN's
+            features in bfloat16 or half; "bf16" also for a ViT.
         image_size: a number or (height, width), and `in_chans`: the pictures' channels; None to find them
             out.
         labels: the names of its classes.
@@ -54,17 +55,18 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
     config = usual | (getattr(original, "pretrained_cfg", None) or {})
     shapes = [(count, *size) for size in sizes_of(original, image_size)
               for count in ([in_chans] if in_chans else channels_of(original))]
-    whole = take(network, shapes, says=own_size(original))
-    channels = whole.probe.shape[1]
-    mean, std = (for_channels(given or config[key], channels)
-                 for given, key in ((mean, "mean"), (std, "std")))
-    try:
-        model = ViT(whole, name or "vit", mean, std, precision, labels)
-    except NotAViT as why:
+    with products(precision):
+        whole = take(network, shapes, says=own_size(original))
+        channels = whole.probe.shape[1]
+        mean, std = (for_channels(given or config[key], channels)
+                     for given, key in ((mean, "mean"), (std, "std")))
         try:
-            model = CNN(whole, name or "cnn", mean, std, precision, labels)
-        except OnlyAttention as also:
-            raise UserError(f"{also} ({why}).") from why
+            model = ViT(whole, name or "vit", mean, std, precision, labels)
+        except NotAViT as why:
+            try:
+                model = CNN(whole, name or "cnn", mean, std, precision, labels)
+            except OnlyAttention as also:
+                raise UserError(f"{also} ({why}).") from why
     if labels is not None and len(labels) != model.classes:
         raise UserError(f"{len(labels)} labels were given, but {model.name} has {model.classes} classes.")
     model.modules_names = weakref.WeakKeyDictionary(

@@ -12,6 +12,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..precision import HALVES, products
 from .calls import ONE_AT_A_TIME, forget
 from .layers import Layer, find_layers
 from .model import Model, Shared, Target, class_or_target
@@ -57,7 +58,8 @@ class CNN(Model):
                                 f"{self._stages[-1].name}, where a map would say nothing of it")
         self.quick = self._proven(lambda: quick_copy(whole)) or whole
         forget(whole.calls)
-        self.in_bf16 = half_copy(self.quick) if precision == "bf16" else None
+        self.half = HALVES.get(precision)
+        self.in_half = half_copy(self.quick, self.half) if self.half else None
         self._segments: dict[tuple, nn.Module] = {}
         self._values: dict[tuple, Tensor] = {}
         last = self._stages[-1]
@@ -135,16 +137,16 @@ class CNN(Model):
 
     def segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> Segment:
         """The part of the network from a cut to another (None: to the logits), proven, or UserError."""
-        key = network is self.quick, network is self.in_bf16, start, stop, self.device, self.dtype
+        key = network is self.quick, network is self.in_half, start, stop, self.device, self.dtype
         if key not in self._segments:
             self._segments[key] = self._make_segment(network, start, stop)
         return self._segments[key]
 
     def _make_segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> Segment:
         first, last = self.layer(start), None if stop is None else self.layer(stop)
-        half = network is self.in_bf16
+        half = network is self.in_half
         u, wanted = self._value(start), self._value(stop)
-        u = u.to(torch.bfloat16) if half else u
+        u = u.to(self.half) if half else u
         off, tolerance = (rough_difference, HALF_TOLERANCE) if half else (difference, TOLERANCE)
         for one in [network] if half else dict.fromkeys([network, self.whole]):
             for skips in (True, False):
@@ -180,10 +182,10 @@ class CNN(Model):
         """Run from one cut to another without a gradient: [N, C, h, w] -> [N, C', h', w']."""
         if start == stop:
             return x
-        half = self.in_bf16 is not None and x.dtype != torch.float64
+        half = self.in_half is not None and x.dtype != torch.float64
         with torch.no_grad():
-            u = channels_last(x.to(torch.bfloat16) if half else x)
-            return self.segment(self.in_bf16 if half else self.quick, start, stop)(u).to(x.dtype)
+            u = channels_last(x.to(self.half) if half else x)
+            return self.segment(self.in_half if half else self.quick, start, stop)(u).to(x.dtype)
 
     def features(self, x: Tensor, cut: Cut) -> Tensor:
         """Pictures [N, C, H, W] -> their representation at layer `cut`, [N, C', h, w]."""
@@ -228,7 +230,7 @@ class CNN(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [N, C, H, W] -> logits [N, classes], the network's own."""
-        with ONE_AT_A_TIME:                    # another thread may answer for the very modules
+        with ONE_AT_A_TIME, products(self.precision):       # another thread may answer for the very modules
             return self.quick(channels_last(x))
 
 

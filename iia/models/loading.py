@@ -22,7 +22,7 @@ def load_model(name: str, weights_path: str | None = None, allow_random_weights:
         weights_path: a state dict of this network, of any number of classes and channels; None for the
             published weights.
         allow_random_weights: where no weights can be had, take random ones (seeded).
-        precision: "fp32" or "bf16".
+        precision: as of `iia.wrap`.
         labels_file: the names of the classes, one a line, or as JSON; None for ImageNet's where there are
             1000 classes.
         image_size: a number or "height,width"; None for the network's own.

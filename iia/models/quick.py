@@ -43,12 +43,12 @@ def foldable(network: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:
             if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and id(call.read) in made]
 
 
-def half_copy(whole: nn.Module) -> nn.Module:
-    """A copy that computes in bfloat16;
+def half_copy(whole: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy that computes in bfloat16 or half;
     a batch norm that could not be folded keeps float32, as its variances need it."""
     whole = copy.deepcopy(whole)
     for part in whole.modules():
         if not isinstance(part, _BatchNorm):
             for name, value in list(part.named_parameters(recurse=False)):
-                setattr(part, name, nn.Parameter(value.to(torch.bfloat16), requires_grad=False))
+                setattr(part, name, nn.Parameter(value.to(dtype), requires_grad=False))
     return whole

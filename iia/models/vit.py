@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .attention import AnyPass, Passed
+from ..precision import products
 from .calls import ONE_AT_A_TIME, forget
 from .copying import HOOKS, frozen_copy
 from .fast_cpu import linear, with_token_linears
@@ -34,6 +35,9 @@ class ViT(Model):
         if whole.attends < 2:                  # a CNN is told without a pass of its own
             raise NotAViT(f"{whole.name} shows no attention between patches")
         super().__init__(whole, name, mean, std, precision, labels)
+        if precision == "fp16":
+            raise UserError(f'precision "fp16" is for a CNN\'s features; gradients of attention vanish in it. Take '
+                            f'"bf16" for {name}.')
         try:
             found = find(whole)
         except UserError:
@@ -80,7 +84,7 @@ class ViT(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [B, C, H, W] -> logits [B, classes], by the network itself."""
-        with ONE_AT_A_TIME, self.casting(x):
+        with ONE_AT_A_TIME, products(self.precision), self.casting(x):
             return self.whole(x).to(x.dtype)
 
     def casting(self, x: Tensor) -> torch.autocast:

@@ -28,3 +28,42 @@ def test_folded_stages_are_the_stages(name):
     before, after = (sum(isinstance(part, _BatchNorm) for part in stages.modules())
                      for stages in (network, model.quick))
     assert after < before
+
+
+KINDS, SEEN = (torch.backends.cudnn.conv, torch.backends.cuda.matmul), []
+
+
+class Watching(torch.nn.Module):
+    """A network that notes in each pass, of a copy too, how a GPU would multiply."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        SEEN.append({kind.fp32_precision for kind in KINDS})
+        return self.network(x)
+
+
+@pytest.mark.parametrize("precision, wanted", [("fp32", "ieee"), ("tf32", "tf32")])
+@pytest.mark.parametrize("kind", ["vgg", "vit"])
+def test_a_gpus_float32_is_float32_unless_tf32_is_asked_for(kind, precision, wanted, pictures, request):
+    """Seen by the flags that torch has for it, in wrap, in predictions and in maps; they are restored."""
+    before, counts = [kind.fp32_precision for kind in KINDS], []
+    SEEN.clear()
+    model = iia.wrap(Watching(request.getfixturevalue(kind)), precision=precision, image_size=16)
+    for work in (lambda: None, lambda: iia.predict(model, pictures), lambda: iia.explain(model, pictures, 2, steps=1)):
+        work()
+        counts.append(len(SEEN))
+    assert 0 < counts[0] < counts[1] < counts[2] and all(own == {wanted} for own in SEEN)
+    assert [kind.fp32_precision for kind in KINDS] == before
+
+
+def test_half_features_are_near_and_a_vit_refuses_them(vgg, vit, pictures):
+    x = pictures.float()
+    full = iia.explain(iia.wrap(vgg.float(), image_size=16), x, 2, steps=2)
+    for precision in ("bf16", "fp16"):
+        half = iia.explain(iia.wrap(vgg, precision=precision, image_size=16), x, 2, steps=2)
+        assert 0 < (half - full).abs().max() < 0.05
+    with pytest.raises(iia.UserError, match='"fp16" is for a CNN'):
+        iia.wrap(vit, precision="fp16")
