@@ -1,4 +1,4 @@
-"""How big the house is: each folder's lines of code, without comments and docstrings, and what is too long."""
+"""How big the house is: each folder's lines of code, without comments and docstrings, and what's too long."""
 
 import ast
 import io

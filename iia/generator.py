@@ -1,6 +1,7 @@
 """Explains the pictures of a list, and writes a panel for each."""
 
 import hashlib
+import math
 import sys
 import time
 from collections import Counter
@@ -51,8 +52,9 @@ def explain_pics(model: Model, settings: Settings) -> int:
 
     gallery = Gallery(settings.results_dir, settings.tables_dir)
     how = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(options["layer"]),
-           "steps": options["steps"], "quadrature": options["quadrature"], "baseline": options.get("baseline"),
-           "definition": settings.definition, "precision": settings.precision, "picture size": list(model.size),
+           "steps": options["steps"], "quadrature": options["quadrature"],
+           "baseline": options.get("baseline"), "definition": settings.definition,
+           "precision": settings.precision, "picture size": list(model.size),
            "images_dir": settings.images_dir}
 
     together = max(1, settings.batch_size // options["steps"])      # so that their path points fill a batch
@@ -114,14 +116,16 @@ def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, expla
 
     Args:
         raw: the picture, [C, H, W] in [0, 1]. explained: the class that the maps explain.
-        maps: by operation, [H, W] in [0, 1]. distances: of them from their limit, or NaN. how: the maps were made, for the page.
+        maps: by operation, [H, W] in [0, 1]. distances: of them from their limit, or NaN. how: the maps were
+            made, for the page.
     """
     name, picture = model.class_name(explained), plots.rgb(raw)
     maps = {operation: values.float().numpy() for operation, values in maps.items()}
     title = [f"{name} ({explained})" if model.labels else name, model.label, pic.path.name]
     title += [settings.definition] if settings.definition != "paper" else []
     tiles = {"picture": picture} | {operation: plots.overlay(picture, own) for operation, own in maps.items()}
-    below = {operation: f"± {away:.2g} from its limit" for operation, away in distances.items() if away == away}
+    below = {operation: f"± {away:.2g} from its limit" for operation, away in distances.items()
+             if not math.isnan(away)}
     panel = f"{model.name}_{safe(name)}_{safe(pic.stem)}"
     plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles, below)
     pixels = hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()[:16]

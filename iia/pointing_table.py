@@ -69,7 +69,7 @@ def table(model, settings: Settings) -> int:
 
 
 def score(model, batch: Batch, names: Sequence[str], options: dict, data: VocBoxes | CocoBoxes) -> list[Row]:
-    """A row for each picture of the batch, category and operation, and for chance; `options`: of `explain`."""
+    """A row for each of the batch's pictures, categories and operations, and chance; `options`: of `explain`."""
     pictures, sizes = batch.fields
     with torch.no_grad():
         logits = model(pictures.to(model.device)).cpu()

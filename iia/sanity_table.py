@@ -89,7 +89,8 @@ def score_batch(model, batch: Batch, names: Sequence[str], options: dict, seeds:
                 found = all_maps(rewrapped(network, model), x, classes, names, options)
             except UserError as why:
                 base["skipped"] = f"seed {seed}, {step}: {why}"
-                rows += [{"index": index, "operation": name, **base} for index in batch.indices for name in names]
+                rows += [{"index": index, "operation": name, **base}
+                         for index in batch.indices for name in names]
                 continue
             for name in names:
                 flat = is_degenerate(found[name]) | is_degenerate(originals[name])
@@ -116,8 +117,8 @@ def alike(one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def summed(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> tuple[Metrics, dict]:
-    """Each operation's means over pictures of a picture's means over seeds, {"<metric> <step>": mean}, without
-    what no picture has; and their intervals [low, high], None for that."""
+    """Each operation's means over pictures of a picture's means over seeds, {"<metric> <step>": mean},
+    without what no picture has; and their intervals [low, high], None for that."""
     figures, found, columns = {}, {}, [f"{metric} {step}" for metric in METRICS for step in steps]
     for name, own in by_operation(rows, names).items():
         wide = own.pivot_table(list(METRICS), "index", "step", "mean")
@@ -133,8 +134,8 @@ def report(summary: dict, folder: Path, title: str) -> None:
     """Print the table, warn of methods whose maps stay, and draw the curves."""
     figures, steps, stay = summary["figures"], summary["steps"], summary["unchanged"]
     for metric, words in METRICS.items():
-        cells = {name + " !" * (name in stay): [with_interval(summary, name, f"{metric} {step}") for step in steps]
-                 for name in figures}
+        cells = {name + " !" * (name in stay): [with_interval(summary, name, f"{metric} {step}")
+                                                for step in steps] for name in figures}
         print(f"{words} with the original map, 95 % intervals over pictures; weights drawn anew down to")
         print(pd.DataFrame(cells, index=steps).to_string(line_width=120), end="\n\n")
     for name in stay:

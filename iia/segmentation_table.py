@@ -63,7 +63,8 @@ def table(model, settings: Settings, dataset: str) -> int:
     split = {name: rows[rows["right"] == value] for name, value in (("right", 1), ("wrong", 0))}
     split = {name: {"pictures": own["index"].nunique(), "figures": metrics(own, names)}
              for name, own in split.items()}
-    summary = run.write(rows, metrics(rows, names), distance=mean_distances(rows, names), **{"by prediction": split})
+    summary = run.write(rows, metrics(rows, names), distance=mean_distances(rows, names),
+                        **{"by prediction": split})
     report(summary, model, run.folder)
     run_pages.of_segmentation(run.folder, f"{dataset}, {model.label}, layer {cut}", rows, summary, data)
     return int(summary["skipped"]["count"] > 0)

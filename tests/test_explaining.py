@@ -162,7 +162,7 @@ def test_the_error_of_one_step_is_not_known_and_that_of_many_is_small(vgg, pictu
 @pytest.mark.parametrize("kind, arguments, message", [
     ("vgg", dict(quadrature="simpson"), "quadrature"), ("vgg", dict(baseline="black"), "baseline"),
     ("vgg", dict(quadrature="gauss", definition="release"), "sums and baselines of its own"),
-    ("vit", dict(baseline="zero"), "begins at 0"), ("vgg", dict(operation="gradcam", return_error=True), "no limit"),
+    ("vit", dict(baseline="zero"), "starts at 0"), ("vgg", dict(operation="gradcam", return_error=True), "no limit"),
     ("vgg", dict(definition="release", return_error=True), "no limit"),
     ("vit", dict(operation="gae", return_error=True), "no limit")])
 def test_quadrature_and_baseline_where_there_is_none(kind, arguments, message, pictures, classes, request):

@@ -13,7 +13,7 @@ FETCH = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012
          "and unpack it there\n"
          "(or torchvision.datasets.VOCSegmentation(root, download=True))")
 NAMES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-         "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")   # 1..20
+         "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")  # 1..20
 
 
 class Voc(SegmentationDataset):

@@ -35,7 +35,7 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
 
 
 def percentiles(drawn: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
-    """The ends [2, ...] of the interval in which so many of the drawn means [..., resamples] lie, NaN aside."""
+    """The ends [2, ...] of the interval in which so many of drawn means [..., resamples] lie, NaN aside."""
     tail = 50 * (1 - confidence)
     return np.nanpercentile(drawn, [tail, 100 - tail], axis=-1)
 

@@ -33,7 +33,8 @@ def detached_copy(network: nn.Module) -> nn.Module:
     try:
         copied = copy.deepcopy(network, memo).eval()
     except Exception as why:                # locks, files, generators: whatever a module may hold
-        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: {first_line(why)}); "
+        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: "
+                        f"{first_line(why)}); "
                         "take what cannot be copied out of it.") from why
     memo |= {id(module): module for module in copied.modules()}
     for hook_id in [key for key, value in memo.items()

@@ -36,8 +36,8 @@ class ViT(Model):
             raise NotAViT(f"{whole.name} shows no attention between patches")
         super().__init__(whole, name, mean, std, precision, labels)
         if precision == "fp16":
-            raise UserError(f'precision "fp16" is for a CNN\'s features; gradients of attention vanish in it. Take '
-                            f'"bf16" for {name}.')
+            raise UserError(f'precision "fp16" is for a CNN\'s features; gradients of attention vanish in '
+                            f'it. Take "bf16" for {name}.')
         try:
             found = find(whole)
         except UserError:
