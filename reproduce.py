@@ -9,8 +9,10 @@ from pathlib import Path
 from iia.settings import run
 
 # ------------------------------------------------------------------------------------- settings
-tables = ["explanation-cnn", "explanation-vit", "segmentation", "ablations", "sanity", "pointing"]
-networks = ["resnet101", "densenet201", "convnext_base", "vit-base", "vit-small"]    # any model_name
+tables = ["explanation-cnn", "explanation-vit", "segmentation",
+          "ablations", "sanity", "pointing"]    # those to make: any of these
+networks = ["resnet101", "densenet201", "convnext_base",
+            "vit-base", "vit-small"]        # any names that the other scripts take as model_name
 dry_run = False                             # True says what each table needs and costs, and makes none
 timed_pictures = 2                          # of each table, by the dry run: at most 8; 0 = none
 pictures = 50000                            # of each table, at most. Fewer than there are: as many of each
