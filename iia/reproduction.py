@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from . import explanation_table, pointing_table, sanity_table, segmentation_table
 from .choosing import at_least
 from .datasets.pics import PicsDataset
@@ -62,13 +64,13 @@ def reproduce(settings: Settings, scripts: Path) -> int:
     device, path = pick_device(settings.device), Path(settings.results_dir) / "reproduction.md"
     results, hours, writes = [], 0.0, not settings.dry_run and rank() == 0
     for network in dict.fromkeys(settings.networks):
-        loaded, why = attempt(partial(network_or_stand_in, network))
+        loaded, why = attempt(partial(network_or_stand_in, network, device))
         model, missing = loaded or (None, why)
         print(f"\n{network}: {missing or 'weights found'}", flush=True)
         if model is None:
             results.append(Result("all tables", network, None, why))
             continue
-        for job in jobs(model.to(device), settings, scripts):
+        for job in jobs(model, settings, scripts):
             summary, why = None, missing
             if settings.dry_run:
                 seconds, why = attempt(partial(plan, model, job, settings.timed_pictures))
@@ -77,7 +79,7 @@ def reproduce(settings: Settings, scripts: Path) -> int:
                 print(f"\n{job.name}, {network}", flush=True)
                 summary, why = attempt(lambda: job.make(model, share(job)[0]))
                 why = "" if summary else why or ELSEWHERE
-            if why:
+            if why and why != missing:
                 print(textwrap.indent(f"{job.name} cannot be made: {why}", "  "), flush=True)
             results.append(Result(job.name, model.name, summary, why))
             if writes:
@@ -106,13 +108,14 @@ def attempt(work: Callable) -> tuple:
         return None, f"{type(why).__name__}: {first_line(why)}"
 
 
-def network_or_stand_in(name: str) -> tuple:
+def network_or_stand_in(name: str, device: torch.device | str = "cpu") -> tuple:
     """(the network, ""); or, where its weights cannot be had, one with random weights, which tells its kind
     and how long it takes, and what is missing."""
     try:
-        return load_model(name), ""
+        return load_model(name).to(device), ""
     except WeightsMissing as why:
-        return load_model(name, allow_random_weights=True), f"no weights: {why.reason}.\n{why.remedy}"
+        stand_in = load_model(name, allow_random_weights=True).to(device)
+        return stand_in, f"no weights: {why.reason}.\n{why.remedy}"
 
 
 def jobs(model, settings: Settings, scripts: Path) -> Iterator[Job]:

@@ -61,10 +61,14 @@ def page(results: Sequence[Result], root: Path, done: bool) -> Iterator[str]:
     for result in results:
         if result.summary:
             yield from section(result, root)
-    if lacking := [result for result in results if not result.summary]:
+    lacking: dict[tuple[str, str], list[str]] = {}                 # {(why, network): tables}
+    for result in results:
+        if not result.summary:
+            lacking.setdefault((result.why, result.network), []).append(result.table)
+    if lacking:
         yield "## Not made"
-        yield from (f"- {result.table}, {result.network}:\n\n{textwrap.indent(result.why, ' ' * 6)}"
-                    for result in lacking)
+        yield from (f"- {network}, {', '.join(tables)}:\n\n{textwrap.indent(why, ' ' * 6)}"
+                    for (why, network), tables in lacking.items())
 
 
 def beside_the_paper(result: Result) -> Iterator[list[str]]:

@@ -87,7 +87,7 @@ def test_all_that_can_be_made(place, capsys, monkeypatch):
     text = page.decode()
     made, lacking = text.split("## Not made")
     assert made.count("\n## ") == 2 and "Unfinished" not in text
-    assert all(f"- {table}, {network}:" in lacking for table, network in (
+    assert all(f"- {network}, {table}" in lacking for table, network in (
         ("explanation-cnn", "resnet18"), ("segmentation voc", LITE), ("segmentation imagenet", LITE)))
     assert "      Get https://download.pytorch.org/models/resnet18-f37072fd.pth and put it at" in lacking
 
@@ -116,8 +116,9 @@ def test_a_table_that_fails_does_not_stop_the_others(place, monkeypatch, capsys)
     monkeypatch.setattr(explanation_table, "tested", lambda model, settings: None)      # another process has it
     assert reproduce(*QUICK, "--tables=sanity,ablations,pointing") == 1
     text = (place / "reproduction/reproduction.md").read_text()
-    assert "RuntimeError: a defect" in text and text.count(reproduction.ELSEWHERE) == 4
-    assert "- pointing coco" in text and "Traceback" in capsys.readouterr().err
+    assert "RuntimeError: a defect" in text and text.count(reproduction.ELSEWHERE) == 1
+    assert f"- {LITE}, ablations, ablations channel-minimum, ablations zero, ablations mean:\n" in text
+    assert f"- {LITE}, pointing coco:" in text and "Traceback" in capsys.readouterr().err
 
 
 def test_the_settings_are_those_of_the_scripts(place):
