@@ -78,7 +78,8 @@ def report(chosen, distance, estimate, seconds):
         true, said = np.array(values), np.array(estimate[key])
         ratio = said / np.maximum(true, 1e-12)
         print(f"| {key[0]} | {key[1]} | {true.mean():.4f} | {np.quantile(true, 0.9):.4f} | "
-              f"{said.mean():.4f} | {100 * ((ratio >= 0.5) & (ratio <= 2)).mean():.0f} % | {100 * (ratio >= 1).mean():.0f} % | "
+              f"{said.mean():.4f} | {100 * ((ratio >= 0.5) & (ratio <= 2)).mean():.0f} % | "
+              f"{100 * (ratio >= 1).mean():.0f} % | "
               f"{np.median(seconds[key]):.3f} |")
     if chosen.plot:
         draw(chosen, distance)

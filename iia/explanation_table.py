@@ -26,7 +26,7 @@ from .evaluation.given_maps import random_maps, read_maps
 from .evaluation.identity import digest, file_signatures, identity
 from .evaluation.protocols import PROTOCOLS, Metric, chosen_figures
 from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances, measured, or_none
-from .evaluation.runner import Run
+from .evaluation.runner import Run, exit_code
 from .explaining import explain_and_measure, operations, predict, prepare, sharing
 from .maps import is_degenerate, map_file
 from .methods import DEFINITIONS
@@ -40,8 +40,7 @@ MASKED_TOGETHER = 4         # a batch has one picture for so many rows: few enou
 
 def table(model, settings: Settings) -> int:
     """Make the table as `tested` does. Returns 1 when pictures or maps could not be used, else 0."""
-    summary = tested(model, settings)
-    return int(summary is not None and summary["skipped"]["count"] > 0)
+    return exit_code(tested(model, settings))
 
 
 def tested(model, settings: Settings) -> dict | None:
@@ -50,7 +49,7 @@ def tested(model, settings: Settings) -> dict | None:
     Prints the table and writes it to
     {results_dir}/{pics_file}_{model}_{cut}_{definition}_{explained_class}_{protocol}_{hash}/, under the name
     of images_dir where pics_file is None. Pictures and maps that cannot be used are named and counted.
-    Returns what summary.json holds; None where another process makes the table.
+    Returns what `Run.write` does; None where another process makes the table.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.

@@ -19,7 +19,7 @@ from .evaluation.comparison import with_interval
 from .evaluation.identity import file_signatures, identity
 from .evaluation.pointing import ANY, FIGURES
 from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
-from .evaluation.runner import Run
+from .evaluation.runner import Run, exit_code
 from .explaining import explain, sharing
 from .explanation_table import every_mean
 from .maps import is_degenerate
@@ -34,10 +34,17 @@ OVER = {"categories": "categories' mean", "pairs": "all pairs"}
 
 
 def table(model, settings: Settings) -> int:
+    """Make the table as `tested` does. Returns 1 when a picture was skipped, else 0."""
+    return exit_code(tested(model, settings))
+
+
+def tested(model, settings: Settings) -> dict | None:
     """Explain the categories that are in each picture, and look whether the maps point into their boxes.
 
     Prints the table, and writes per_image.csv and summary.json to
-    {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1 when a picture was skipped, else 0.
+    {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/.
+
+    Returns what `Run.write` does; None where another process makes the table.
 
     Raises:
         UserError: a setting is wrong, the network has not ImageNet's classes, or no picture can be used.
@@ -61,15 +68,16 @@ def table(model, settings: Settings) -> int:
             run.save(batch, score(model, batch, names, options, data))
     rows = run.table()
     if rows is None:
-        return 0
+        return None
     figures, more = summed(measured(rows), [*names, CHANCE])
     summary = run.write(rows, figures, **more)
     report(summary, run.folder, model.label)
-    return int(summary["skipped"]["count"] > 0)
+    return summary
 
 
 def score(model, batch: Batch, names: Sequence[str], options: dict, data: VocBoxes | CocoBoxes) -> list[Row]:
-    """A row for each of the batch's pictures, categories and operations, and chance; `options`: of `explain`."""
+    """A row for each of the batch's pictures, categories and operations, and chance; `options`: of
+    `explain`."""
     pictures, sizes = batch.fields
     with torch.no_grad():
         logits = model(pictures.to(model.device)).cpu()

@@ -24,7 +24,7 @@ from .evaluation.bootstrap import intervals
 from .evaluation.comparison import with_interval
 from .evaluation.identity import identity
 from .evaluation.rows import Metrics, Row, by_operation, in_words
-from .evaluation.runner import Run
+from .evaluation.runner import Run, exit_code
 from .explaining import explain, predict, sharing
 from .explanation_table import every_mean
 from .maps import is_degenerate
@@ -40,10 +40,16 @@ ROWS_A_PICTURE = 4        # a batch has one picture for so many rows, and each b
 
 
 def table(model, settings: Settings) -> int:
+    """Make the table as `tested` does. Returns 1 when a picture or a randomised network had to be skipped, else 0."""
+    return exit_code(tested(model, settings))
+
+
+def tested(model, settings: Settings) -> dict | None:
     """Compare each operation's maps with those of networks whose weights were drawn anew from the top down.
 
-    Prints the table and writes it to {results_dir}/{pics_file}_{model}_{cut}_{definition}_{hash}/. Returns 1
-    when a picture or a randomised network had to be skipped, else 0.
+    Prints the table and writes it to {results_dir}/{pics_file}_{model}_{cut}_{definition}_{hash}/.
+
+    Returns what `Run.write` does; None where another process makes the table.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
@@ -56,7 +62,8 @@ def table(model, settings: Settings) -> int:
     if isinstance(model, CNN):
         options["layer"] = model.layer(cut).name       # a number might mean another layer of other weights
     model.to(pick_device(settings.device))
-    pics = PicsDataset(settings.pics_file, settings.images_dir, model)
+    pics = PicsDataset(settings.pics_file, settings.images_dir, model,
+                       *(vars(settings).get(name) for name in ("every_nth", "per_class")))
     folder = f"{name_of(settings.pics_file, settings.images_dir)}_{model.name}_{cut}_{settings.definition}"
     columns = {"explained": int, "seed": int, "step": str, **dict.fromkeys(METRICS, float)}
     run = Run(pics, Path(settings.results_dir) / folder, names, columns,
@@ -68,12 +75,12 @@ def table(model, settings: Settings) -> int:
             run.save(batch, score_batch(model, batch, names, options, settings.seeds))
     rows = run.table()
     if rows is None:
-        return 0
+        return None
     figures, found = summed(rows, names, steps)
     stay = [name for name, own in figures.items() if own.get(f"spearman {steps[-1]}", 0) > UNCHANGED]
     summary = run.write(rows, figures, intervals=found, steps=steps, unchanged=stay)
     report(summary, run.folder, model.label)
-    return int(summary["skipped"]["count"] > 0)
+    return summary
 
 
 def score_batch(model, batch: Batch, names: Sequence[str], options: dict, seeds: int) -> list[Row]:

@@ -19,7 +19,7 @@ from .evaluation import segmentation
 from .evaluation.batches import Batch
 from .evaluation.identity import file_signatures, identity
 from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances, or_none
-from .evaluation.runner import Run
+from .evaluation.runner import Run, exit_code
 from .explaining import explain_and_measure, predict, sharing
 from .maps import is_degenerate, safe
 from .runs import computing, pick_device
@@ -31,11 +31,17 @@ IMAGENET_CLASSES = 1000
 
 
 def table(model, settings: Settings, dataset: str) -> int:
+    """Make the table as `tested` does. Returns 1 when a picture had to be skipped, else 0."""
+    return exit_code(tested(model, settings, dataset))
+
+
+def tested(model, settings: Settings, dataset: str) -> dict | None:
     """Explain the class that `model` predicts for each picture, and score the maps against its mask.
 
     Prints the table, and writes per_image.csv, summary.json, a page (index.html) and the panels that
-    `settings.save_overlays` asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/. Returns 1
-    when a picture had to be skipped, else 0.
+    `settings.save_overlays` asks for to {results_dir}/{dataset}_{model}_{cut}_{definition}_{hash}/.
+
+    Returns what `Run.write` does; None where another process makes the table.
 
     Raises:
         UserError: a setting is wrong, or no picture can be used.
@@ -59,15 +65,17 @@ def table(model, settings: Settings, dataset: str) -> int:
             run.save(batch, score(model, batch, names, options, data, panels))
     rows = run.table()
     if rows is None:
-        return 0
+        return None
     split = {name: rows[rows["right"] == value] for name, value in (("right", 1), ("wrong", 0))}
     split = {name: {"pictures": own["index"].nunique(), "figures": metrics(own, names)}
              for name, own in split.items()}
     summary = run.write(rows, metrics(rows, names), distance=mean_distances(rows, names),
-                        **{"by prediction": split})
+                        **{"by prediction": split},
+                        intervals={name: segmentation.metric_intervals(own)
+                                   for name, own in by_operation(rows, names).items()})
     report(summary, model, run.folder)
     run_pages.of_segmentation(run.folder, f"{dataset}, {model.label}, layer {cut}", rows, summary, data)
-    return int(summary["skipped"]["count"] > 0)
+    return summary
 
 
 def open_dataset(name: str, root: str | None, model, definition: str) -> SegmentationDataset:

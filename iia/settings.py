@@ -36,7 +36,7 @@ KINDS = {       # what a flag takes and how its text becomes a value; the first 
 }
 # Names of a choice, all of them in small letters, which may be given in any case.
 ANY_CASE = {"model_name", "fallback_model_name", "operations", "definition", "device", "precision",
-            "chosen_dataset", "explained_class", "quadrature", "baseline", "protocol"}
+            "chosen_dataset", "explained_class", "quadrature", "baseline", "protocol", "tables", "networks"}
 
 
 class Settings(SimpleNamespace):

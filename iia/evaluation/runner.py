@@ -21,6 +21,7 @@ number of threads, of which torchrun gives one to each process; OMP_NUM_THREADS 
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Run:
         self.operations, self.columns = list(operations), dict(columns)
         self.batches = Batches(dataset, list(dataset.ids)[:max_images], batch_size)
         self.computed, self.seen, self.show, self.show_at = 0, [], lambda rows: None, 0.0
+        self.seconds = 0.0                                      # that this process has computed for
 
     def begin(self, identity: dict, settings: dict) -> None:
         """Make the folder of this identity ready, and look through what earlier runs left in it.
@@ -148,7 +150,9 @@ class Run:
                         tried.add(batch.number)
                         self.computed += 1
                         if batch.ids:
+                            begun = time.perf_counter()
                             yield batch
+                            self.seconds += time.perf_counter() - begun
                         else:
                             self.save(batch, [])
                         self.claims.leave(batch.number)
@@ -206,7 +210,8 @@ class Run:
         return frame(rows, self.columns)
 
     def write(self, rows: pd.DataFrame, metrics: Metrics, **more: object) -> dict:
-        """Write per_image.csv and summary.json, and return what the summary holds."""
+        """Write per_image.csv and summary.json, and return what the summary holds; beside it its "folder",
+        and the "seconds" that this process has computed for."""
         skipped, used = rows[rows["skipped"] != ""], measured(rows)
         flat = used["operation"][used["degenerate"] > 0]
         summary = {"figures": metrics, "pictures": used["index"].nunique(),
@@ -217,4 +222,9 @@ class Run:
         with whole_file(self.folder / "per_image.csv") as temporary:
             rows.to_csv(temporary, index=False, lineterminator="\n")
         write_json(self.folder / "summary.json", summary)
-        return summary
+        return summary | {"folder": self.folder, "seconds": self.seconds}
+
+
+def exit_code(summary: dict | None) -> int:
+    """1 where a table's summary says that something was skipped, else 0; None = another process makes it."""
+    return int(summary is not None and summary["skipped"]["count"] > 0)

@@ -29,7 +29,7 @@ class WeightsMissing(UserError):
     """No weights could be had: `reason` says why, `remedy` which file is wanted and where to put it."""
 
     def __init__(self, name: str, reason: str, remedy: str) -> None:
-        super().__init__(f"no weights for {name}: {reason}.\n{remedy}\n"
+        super().__init__(f"no weights for {name}: {reason}.\n{remedy} Or name a file with --weights_path.\n"
                          "(--allow_random_weights runs without them; such maps mean nothing.)")
         self.reason, self.remedy = reason, remedy
 
@@ -77,8 +77,7 @@ def find(name: str, source: Source) -> Path:
         return cache / names[0]
     except Exception as why:      # urllib, ssl and the disk each raise their own
         raise WeightsMissing(name, f"not on this machine, and the download failed ({first_line(why)})",
-                             f"Get {source.address or 'the weights'} and put it at {WEIGHTS_DIR / names[0]}, "
-                             "or name a file with --weights_path.") from why
+                             f"Get {source.address or 'the weights'} and put it at {WEIGHTS_DIR / names[0]}.") from why
 
 
 def _ask(address: str) -> None:

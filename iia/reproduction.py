@@ -1,0 +1,198 @@
+"""Every table of the paper by one command: what each needs and costs, or the tables and a page of them
+(METHOD.md, section 8)."""
+
+import contextlib
+import os
+import runpy
+import tempfile
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from . import explanation_table, pointing_table, sanity_table, segmentation_table
+from .choosing import at_least
+from .datasets.pics import PicsDataset
+from .errors import UserError, check_choice, first_line
+from .integration import BASELINES
+from .models import ViT
+from .models.loading import load_model
+from .models.weights import WeightsMissing
+from .reproduction_page import PAPER, Result, write_page
+from .runs import pick_device, rank
+from .settings import Settings, from_flags
+
+TABLES = ("explanation-cnn", "explanation-vit", "segmentation", "ablations", "sanity", "pointing")
+ABLATIONS = {"cnn": ["iia", "iia-triple", "iia-previous", "iia-ablation-im", "iia-ablation-ac"],
+             "vit": ["iia", "iia-triple", "iia-previous", "ablation-image", "ablation-attention"]}
+MOST_TIMED, HOUR = 8, 3600                       # pictures; seconds
+ELSEWHERE = "another process makes it; start the command again when that has ended"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One table of one network.
+
+    name: "<table>", or "<table> <data set or baseline>". settings: its script's, with those of reproduce.py;
+    their max_images is the share of the pictures. data: () -> its data set. make: (model, settings) -> the
+    summary, as `Run.write` returns it.
+    """
+    name: str
+    settings: Settings
+    data: Callable
+    make: Callable
+
+
+def reproduce(settings: Settings, scripts: Path) -> int:
+    """Make all tables of all networks that can be made, or say what they need (`settings.dry_run`).
+
+    Writes {results_dir}/reproduction.md after each table. Returns 1 where something was not made or skipped.
+
+    Args:
+        scripts: the folder of the scripts, whose settings count where reproduce.py has none.
+
+    Raises:
+        UserError: a setting of reproduce.py is wrong. What else goes wrong ends one table.
+    """
+    for table in settings.tables:
+        check_choice("table", table, TABLES)
+    at_least(settings, pictures=1, sanity_pictures=1, timed_pictures=0, batch_size=1, num_workers=0)
+    device, path = pick_device(settings.device), Path(settings.results_dir) / "reproduction.md"
+    results, hours, writes = [], 0.0, not settings.dry_run and rank() == 0
+    for network in dict.fromkeys(settings.networks):
+        loaded, why = attempt(partial(network_or_stand_in, network, device))
+        model, missing = loaded or (None, why)
+        print(f"\n{network}: {missing or 'weights found'}", flush=True)
+        if model is None:
+            results.append(Result("all tables", network, None, why))
+            continue
+        for job in jobs(model, settings, scripts):
+            summary, why = None, missing
+            if settings.dry_run:
+                seconds, why = attempt(partial(plan, model, job, settings.timed_pictures))
+                hours += (seconds or 0) / HOUR
+            elif not missing:
+                print(f"\n{job.name}, {network}", flush=True)
+                summary, why = attempt(lambda: job.make(model, share(job)[0]))
+                why = "" if summary else why or ELSEWHERE
+            if why and why != missing:
+                print(textwrap.indent(f"{job.name} cannot be made: {why}", "  "), flush=True)
+            results.append(Result(job.name, model.name, summary, why))
+            if writes:
+                write_page(path, results, done=False)
+    for table in settings.tables:
+        if not any(each.table.split()[0] in (table, "all") for each in results):
+            results.append(Result(table, "no network", None, "none of `networks` is of its kind"))
+            print(f"\n{table}: {results[-1].why}")
+    if settings.dry_run:
+        print(f"\nall that was timed: {hours:.3g} hours on {device}")
+        return 0
+    if writes:
+        write_page(path, results, done=True)
+        print(f"\nours beside the paper's: {path}")
+    return int(any(not each.summary or each.summary["skipped"]["count"] for each in results))
+
+
+def attempt(work: Callable) -> tuple:
+    """(what `work` returns, ""), or (None, why it could not): one failing table does not stop the others."""
+    try:
+        return work(), ""
+    except UserError as why:
+        return None, str(why)
+    except Exception as why:
+        traceback.print_exc()                # not the user's to mend
+        return None, f"{type(why).__name__}: {first_line(why)}"
+
+
+def network_or_stand_in(name: str, device: torch.device | str = "cpu") -> tuple:
+    """(the network, ""); or, where its weights cannot be had, one with random weights, which tells its kind
+    and how long it takes, and what is missing."""
+    try:
+        return load_model(name).to(device), ""
+    except WeightsMissing as why:
+        stand_in = load_model(name, allow_random_weights=True).to(device)
+        return stand_in, f"no weights: {why.reason}.\n{why.remedy}"
+
+
+def jobs(model, settings: Settings, scripts: Path) -> Iterator[Job]:
+    """The tables of a network that are asked for, by the scripts that make them and their settings."""
+    kind, asked = "vit" if isinstance(model, ViT) else "cnn", settings.values()
+    pics = partial(PicsDataset, settings.pics_file, settings.images_dir, model)
+    tests = f"explanation_tests_{kind}.py", pics, explanation_table.tested
+    found = {f"explanation-{kind}": (*tests, {})}
+    for name in segmentation_table.DATASETS:
+        script = "seg_vit_datasets.py" if kind == "vit" else f"segmentation_cnn_{name}.py"
+        own = {"chosen_dataset": name, "dataset_root": asked[f"{name}_root"]}
+        data = partial(segmentation_table.open_dataset, name, own["dataset_root"], model, "paper")
+        found[f"segmentation {name}"] = script, data, partial(segmentation_table.tested, dataset=name), own
+    found["ablations"] = *tests, {"operations": ABLATIONS[kind]}
+    for baseline in list(BASELINES)[1:] if kind == "cnn" else ():
+        found[f"ablations {baseline}"] = *tests, {"operations": ["iia", "iia-triple"], "baseline": baseline}
+    own = {"max_images": asked["sanity_pictures"]}
+    found["sanity"] = f"sanity_checks_{kind}.py", pics, sanity_table.tested, own
+    for name, dataset in pointing_table.DATASETS.items():
+        own = {"chosen_dataset": name, "dataset_root": asked[f"{name}_root"]}
+        data = partial(dataset, own["dataset_root"], model.mean, model.std, model.size)
+        found[f"pointing {name}"] = f"pointing_game_{kind}.py", data, pointing_table.tested, own
+    for name, (script, data, make, own) in found.items():
+        if name.split()[0] in settings.tables:
+            values = from_flags(runpy.run_path(str(scripts / script)), []).values()
+            given = {key: value for key, value in asked.items() if value is not None or key == "pics_file"}
+            given |= {"max_images": settings.pictures, **own,
+                      "results_dir": str(Path(settings.results_dir, name.replace(" ", "-")))}
+            values |= {key: value for key, value in given.items() if key in values}
+            values["operations"] = list(dict.fromkeys([*values["operations"], *(
+                operation for operation, _ in PAPER.get((name, model.name), ()))]))
+            yield Job(name, Settings(**values), data, make)
+
+
+def share(job: Job) -> tuple[Settings, int]:
+    """The job's settings with its share of the pictures, and how many these are.
+
+    Raises:
+        UserError: the data are not there.
+    """
+    data, values = job.data(), job.settings.values()
+    most = values["max_images"]
+    if not isinstance(data, PicsDataset):
+        return job.settings, min(most, len(data.ids))
+    count, classes = len(data.pics), len({pic.target for pic in data.pics})
+    if not any(pic.path.is_file() for pic in data.pics):
+        raise UserError(f"none of the {count} pictures of the list is in images_dir "
+                        f"{values['images_dir']!r}.")
+    values["max_images"], nth = None, -(-count // most)
+    if nth > 1:
+        values |= {"per_class": most // classes} if most % classes == 0 else {"every_nth": nth}
+    return Settings(**values), most if nth > 1 and most % classes == 0 else -(-count // nth)
+
+
+# --------------------------------------------------------------------------------- the dry run
+
+def plan(model, job: Job, timed_pictures: int) -> float:
+    """Print what a table will be and cost; how many seconds that is, 0 where it was not timed."""
+    chosen, count = share(job)
+    paper = [f"{' '.join(key)} {value}" for key, value in PAPER.get((job.name, model.name), {}).items()]
+    print(f"  {job.name}: {count} pictures; the paper: {', '.join(paper) or 'no figure known'}", flush=True)
+    if not timed_pictures:
+        return 0
+    seconds, why = attempt(partial(timed, model, chosen, job.make, min(timed_pictures, MOST_TIMED, count)))
+    seconds = seconds or 0
+    cost = f"{seconds * count / HOUR:.3g} hours on {model.device}, {seconds:.2f} s a picture"
+    print(f"    {f'not timed: {why}' if why else cost}", flush=True)
+    return seconds * count
+
+
+def timed(model, settings: Settings, make: Callable, count: int) -> float:
+    """Seconds a picture, over `count` of them, after one with a single step that warms the device up."""
+    own = settings.values() | {"num_workers": 0}
+    seeds = {name: 1 for name in ("seeds",) if name in own}             # each takes as long as the others
+    steps = {name: 1 for name in ("INTERPOLATION_STEPS", "ITERATION_STEPS") if name in own}
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nothing, \
+            contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+        for place, changes in (("one", steps | {"max_images": 1}), ("all", {"max_images": count})):
+            summary = make(model, Settings(**own | seeds | changes | {"results_dir": f"{folder}/{place}"}))
+    return summary["seconds"] / summary["pictures"] * own.get("seeds", 1)
