@@ -1,12 +1,15 @@
-"""The six methods of grad-cam, against their formulas and against the library on the whole network."""
+"""The methods of grad-cam, against their formulas and against the library on the whole network."""
 
 import cv2
 import numpy as np
 import pytest
 import pytorch_grad_cam
 import torch
+import torch.nn.functional as F
 from .small_networks import network
+from pytorch_grad_cam import eigen_cam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_with_sign_correction
 from torch import nn
 
 import iia
@@ -31,6 +34,7 @@ FORMULAS = {
                                      * g.relu()) * u).sum(1),
     "x-gradcam": lambda u, g: (total(g * u) / (total(u) + 1e-7) * u).sum(1),
     "layercam": lambda u, g: (g.relu() * u).sum(1),
+    "hirescam": lambda u, g: (g * u).sum(1),
 }
 
 
@@ -63,7 +67,7 @@ def test_ablation_is_its_formula_for_any_batch_size(family, cut, x, y, batch_siz
 
 @pytest.mark.parametrize("operation, name", [("gradcam", "GradCAM"), ("gradcampp", "GradCAMPlusPlus"),
                                              ("x-gradcam", "XGradCAM"), ("layercam", "LayerCAM"),
-                                             ("ablation-cam", "AblationCAM")])
+                                             ("hirescam", "HiResCAM"), ("ablation-cam", "AblationCAM")])
 def test_is_the_library_on_the_whole_network(operation, name, x, y, capsys):
     net = network("resnet")
     pictures = x.float().repeat(1, 1, 4, 4)
@@ -125,3 +129,116 @@ def test_ablation_is_lift_cam_behind_a_linear_tail_also_for_negative_logits(shif
     maps = [iia.explain(net, pictures, y, operation) for operation in ("ablation-cam", "lift-cam")]
     assert (maps[1].amax((1, 2)) == 1).all()
     torch.testing.assert_close(maps[0], maps[1], atol=1e-2, rtol=0)      # differences of large float32 scores
+
+
+@pytest.mark.parametrize("cut", [3, 4, 5])                                       # layer 4 is negative too
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_score_cam_is_its_formula_for_any_batch_size(toy, cut, x, y, batch_size):
+    u, maps = toy.features(x, cut), []
+    for picture, channels, target in zip(x, u, y):
+        scores = []
+        for channel in channels:
+            mask = F.interpolate(channel[None, None], (16, 16), mode="bilinear", align_corners=True)[0]
+            mask = (mask - mask.min()) / (mask.max() - mask.min() + 1e-8)
+            scores.append(toy((picture * mask)[None])[0, target])
+        maps.append(sum(w * channel for w, channel in zip(torch.stack(scores).softmax(0), channels)))
+    want = finish(torch.stack(maps).relu(), (16, 16), "bicubic")
+    assert (want.amax((1, 2)) == 1).all()
+    found = iia.explain(toy, x, y, "score-cam", layer=cut, batch_size=batch_size)
+    torch.testing.assert_close(found, want, atol=1e-6, rtol=0)
+
+
+def test_score_cam_is_the_library_on_the_whole_network(x, y):
+    net = network("vgg")
+    with pytorch_grad_cam.ScoreCAM(model=net, target_layers=[net.features[4]]) as cam:
+        cam.get_target_width_height = lambda _: (8, 8)
+        want = torch.from_numpy(cam(x.float(), [ClassifierOutputTarget(int(k)) for k in y]))
+    found = iia.explain(net, x.float(), y, "score-cam", layer=5)
+    torch.testing.assert_close(found, finish(want, (16, 16), "bicubic"), atol=1e-4, rtol=0)
+
+
+def test_score_cam_explains_a_target_function_and_keeps_to_the_batch_size(x):
+    net, other, rows = network("vgg").double(), network("vgg").double(), []
+    other.classifier[2] = nn.Linear(8, 1).double()
+    for new, old in zip(other.classifier[2].parameters(), net.classifier[2].parameters()):
+        new.data[:] = old.data[3:4] - old.data[5:6]
+
+    def difference(logits):
+        rows.append(len(logits))
+        return logits[:, 3] - logits[:, 5]
+
+    found = iia.explain(net, x, target=difference, operation="score-cam", batch_size=4)
+    assert max(rows) == 4
+    torch.testing.assert_close(found, iia.explain(other, x, 0, "score-cam"))
+
+
+@pytest.mark.parametrize("cut", [3, 5])
+def test_finer_cam_is_its_formula(toy, x, y, cut):
+    """Also where another class has the very logit of y, and of classes less probable than 1e-9."""
+    with torch.no_grad():
+        toy.network.classifier[2].bias[0] += 50
+        for part in (toy.network.classifier[2].weight, toy.network.classifier[2].bias):
+            part[1] = part[3]
+    toy = iia.wrap(toy.network)
+    u = toy.features(x, cut).requires_grad_()
+    logits, weighted = toy.tail(cut)(u), 0
+    for row, target in zip(logits, y):
+        others = sorted(set(range(10)) - {int(target)}, key=lambda k: abs(row[k] - row[target]).item())[:3]
+        p = row.softmax(0)
+        assert p[others].sum() < 1e-9
+        weighted += sum(p[k] * (row[target] - row[k]) for k in others) / p[others].sum()
+    g = torch.autograd.grad(weighted, u)[0]
+    want = finish(FORMULAS["gradcam"](u.detach(), g).relu(), (16, 16), "bicubic")
+    assert (want.amax((1, 2)) == 1).all()
+    torch.testing.assert_close(iia.explain(toy, x, y, "finer-cam", layer=cut), want, atol=1e-5, rtol=0)
+
+
+def test_finer_cam_is_the_library_on_the_whole_network(x):
+    net, pictures = network("resnet"), x.float().repeat(1, 1, 4, 4)
+    with pytorch_grad_cam.FinerCAM(net, [net.layer3]) as cam:
+        cam.base_cam.get_target_width_height = lambda _: (4, 4)
+        want = finish(torch.from_numpy(cam(pictures, target_idx=3)), (64, 64), "bicubic")
+    assert (want.amax((1, 2)) == 1).all()
+    torch.testing.assert_close(iia.explain(net, pictures, 3, "finer-cam", layer=7), want, atol=1e-3, rtol=0)
+
+
+def test_finer_cam_needs_a_class_and_another(toy, x):
+    one = network("vgg")
+    one.classifier[2] = nn.Linear(8, 1)
+    for model, what in ((toy, {"target": lambda logits: logits[:, 3]}), (one.double(), {"classes": 0})):
+        with pytest.raises(iia.UserError, match="sets a class apart"):
+            iia.explain(model, x, operation="finer-cam", **what)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_eigen_cam_is_its_formula(toy, x, y, cut):
+    """The eigenvector of the channels' covariance, its sign such that the largest value is positive."""
+    maps = []
+    for channels in toy.features(x, cut).numpy():
+        cells = channels.reshape(len(channels), -1)
+        _, vectors = np.linalg.eigh(np.cov(cells))                                      # ascending
+        along = vectors[:, -1] @ (cells - cells.mean(1, keepdims=True))
+        along *= np.sign(along[np.abs(along).argmax()])
+        maps.append(torch.from_numpy(along.reshape(channels.shape[1:])))
+    want = finish(torch.stack(maps).relu(), (16, 16), "bicubic")
+    assert (want.amax((1, 2)) == 1).all()
+    for picture in range(2):
+        found = iia.explain(toy, x[picture:picture + 1], y[:1], "eigen-cam", layer=cut)
+        torch.testing.assert_close(found, want[picture:picture + 1], atol=1e-8, rtol=0)
+
+
+def test_eigen_cam_is_the_library_with_its_rule_for_the_sign(x, y, monkeypatch):
+    monkeypatch.setattr(eigen_cam, "get_2d_projection", get_2d_projection_with_sign_correction)
+    net, pictures = network("resnet"), x.float().repeat(1, 1, 4, 4)
+    with pytorch_grad_cam.EigenCAM(model=net, target_layers=[net.layer3]) as cam:
+        cam.get_target_width_height = lambda _: (4, 4)
+        want = finish(torch.from_numpy(cam(pictures, None)), (64, 64), "bicubic")
+    assert (want.amax((1, 2)) == 1).all()
+    torch.testing.assert_close(iia.explain(net, pictures, y, "eigen-cam", layer=7), want, atol=1e-3, rtol=0)
+
+
+def test_what_is_not_finite_is_degenerate_to_eigen_cam_and_score_cam(toy, x, y):
+    x[1, 0, 0, 0] = torch.nan
+    for operation in ("eigen-cam", "score-cam"):
+        first, second = iia.explain(toy, x, y, operation)
+        assert first.max() == 1 and not second.any()
