@@ -19,6 +19,7 @@ from . import plots, run_pages
 from .choosing import at_least, of_paths
 from .datasets.pics import PicsDataset, name_of
 from .errors import UserError, check_choice
+from .evaluation import road
 from .evaluation.batches import Batch
 from .evaluation.comparison import compare, means, print_table
 from .evaluation.explanation_tests import axes, score, score_originals
@@ -61,8 +62,8 @@ def tested(model, settings: Settings) -> dict | None:
     pics = PicsDataset(settings.pics_file, settings.images_dir, model, settings.every_nth,
                        settings.per_class)
     names, metrics = list(dict.fromkeys(settings.operations)), list(figures)
-    folder = "_".join((name_of(settings.pics_file, settings.images_dir), model.name, str(cut), settings.definition, settings.explained_class,
-                       settings.protocol))
+    folder = "_".join((name_of(settings.pics_file, settings.images_dir), model.name, str(cut),
+                       settings.definition, settings.explained_class, settings.protocol))
     points = axes(metrics, model.size, settings.protocol)
     columns = {"target": int, "explained": int, "asked": int, "top1": float, "softmax": float,
                "distance": float}
@@ -73,7 +74,8 @@ def tested(model, settings: Settings) -> dict | None:
     given = [] if settings.heatmaps_dir is None else file_signatures(
         map_file(settings.heatmaps_dir, pic.stem, name, model.name) for pic in pics.pics for name in names)
     targets = digest(str(pic.target) for pic in pics.pics)
-    run.begin(identity(model, settings, cut, maps=digest(given), targets=targets), settings.values())
+    run.begin(identity(model, settings, cut, maps=digest(given), targets=targets, places=digest(pics.places)),
+              settings.values())
     with computing():
         for batch in run.todo(model.label,
                               lambda rows: in_words(every_mean(rows, names, metrics), metrics[:2])):
@@ -85,10 +87,12 @@ def tested(model, settings: Settings) -> dict | None:
     parts = by_operation(rows, names)
     accuracy = float(rows.dropna(subset="top1").drop_duplicates("index")["top1"].mean())
     summary = run.write(rows, every_mean(rows, names, metrics), **{"base accuracy": accuracy},
-                        protocol=settings.protocol, **compare(parts, figures), distance=mean_distances(rows, names),
+                        protocol=settings.protocol, **compare(parts, figures),
+                        distance=mean_distances(rows, names),
                         axes={name: x.tolist() for name, x in points.items()},
                         curves={operation: mean_curves(own, points) for operation, own in parts.items()})
-    title = f"{model.label}, cut at {cut}, {settings.explained_class} class explained, protocol {settings.protocol}"
+    title = (f"{model.label}, cut at {cut}, {settings.explained_class} class explained, "
+             f"protocol {settings.protocol}")
     report(summary, figures, run.folder, title)
     run_pages.of_explanation_tests(run.folder, title, measured(rows), summary, figures, model, pics,
                                    partial(cheap_map, model, pics, settings))
@@ -99,6 +103,8 @@ def check(model, settings: Settings) -> dict[str, Metric]:
     """Find what is wrong with the settings before the first picture is explained; the chosen figures."""
     check_choice("explained_class", settings.explained_class, EXPLAINED)
     figures = chosen_figures(settings.protocol, settings.figures)
+    if settings.protocol == "road":
+        road.imputer()
     for name, values, allowed in (("operations", settings.operations, [*operations(model), RANDOM]),
                                   ("figures", figures, PROTOCOLS[settings.protocol].figures)):
         if not values:
@@ -112,7 +118,8 @@ def check(model, settings: Settings) -> dict[str, Metric]:
             check_choice("operation", name, [*operations(model), RANDOM])
             check_choice("definition", definition, DEFINITIONS)
             if name != RANDOM:
-                prepare(model, name, definition=definition, batch_size=settings.batch_size, **of_paths(settings))
+                prepare(model, name, definition=definition, batch_size=settings.batch_size,
+                        **of_paths(settings))
     elif not Path(settings.heatmaps_dir).is_dir():
         raise UserError(f"heatmaps_dir {settings.heatmaps_dir!r} is no folder. It holds maps made elsewhere, "
                         "{picture stem}_{operation}_{model}.npy; None computes the maps instead.")
@@ -156,7 +163,8 @@ def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], met
                    "softmax": originals.answers[:, 1], **values}
         numbers |= {f"{name} {k}": curve[:, k]
                     for name, curve in curves.items() for k in range(curve.shape[1])}
-        numbers = {name: values.tolist() for name, values in numbers.items()} | {"distance": or_none(distance)}
+        numbers = {name: values.tolist() for name, values in numbers.items()}
+        numbers["distance"] = or_none(distance)
         for i, index in enumerate(batch.indices):
             own = {"skipped": skipped[i]} if i in skipped else {name: n[i] for name, n in numbers.items()}
             rows.append({"index": index, "operation": operation} | own)
@@ -184,8 +192,8 @@ def cheap_map(model, pics: PicsDataset, settings: Settings, index: int, operatio
     if settings.heatmaps_dir is None and operation.partition("@")[0] != RANDOM:
         return None
     pic = pics.pics[index]
-    maps, _, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem], [seed(pic.path.name)],
-                              settings)
+    maps, _, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem],
+                                 [seed(pic.path.name)], settings)
     return None if skipped else maps[0].numpy()
 
 

@@ -22,7 +22,7 @@ from .errors import UserError
 from .evaluation.batches import Batch
 from .evaluation.bootstrap import intervals
 from .evaluation.comparison import with_interval
-from .evaluation.identity import identity
+from .evaluation.identity import digest, identity
 from .evaluation.rows import Metrics, Row, by_operation, in_words
 from .evaluation.runner import Run
 from .explaining import explain, predict, sharing
@@ -61,7 +61,7 @@ def table(model, settings: Settings) -> int:
     columns = {"explained": int, "seed": int, "step": str, **dict.fromkeys(METRICS, float)}
     run = Run(pics, Path(settings.results_dir) / folder, names, columns,
               max(1, settings.batch_size // ROWS_A_PICTURE), settings.max_images, settings.num_workers)
-    run.begin(identity(model, settings, cut), settings.values())
+    run.begin(identity(model, settings, cut, places=digest(pics.places)), settings.values())
     steps = list(parts(model))
     with computing():
         for batch in run.todo(model.label, lambda rows: in_words(every_mean(rows, names, METRICS), METRICS)):
@@ -89,7 +89,8 @@ def score_batch(model, batch: Batch, names: Sequence[str], options: dict, seeds:
                 found = all_maps(rewrapped(network, model), x, classes, names, options)
             except UserError as why:
                 base["skipped"] = f"seed {seed}, {step}: {why}"
-                rows += [{"index": index, "operation": name, **base} for index in batch.indices for name in names]
+                rows += [{"index": index, "operation": name, **base}
+                         for index in batch.indices for name in names]
                 continue
             for name in names:
                 flat = is_degenerate(found[name]) | is_degenerate(originals[name])
@@ -116,8 +117,8 @@ def alike(one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def summed(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> tuple[Metrics, dict]:
-    """Each operation's means over pictures of a picture's means over seeds, {"<metric> <step>": mean}, without
-    what no picture has; and their intervals [low, high], None for that."""
+    """Each operation's means, over pictures, of a picture's means over seeds, {"<metric> <step>": mean}; what
+    no picture has is left out. And their intervals, [low, high], or None for that."""
     figures, found, columns = {}, {}, [f"{metric} {step}" for metric in METRICS for step in steps]
     for name, own in by_operation(rows, names).items():
         wide = own.pivot_table(list(METRICS), "index", "step", "mean")
@@ -133,8 +134,8 @@ def report(summary: dict, folder: Path, title: str) -> None:
     """Print the table, warn of methods whose maps stay, and draw the curves."""
     figures, steps, stay = summary["figures"], summary["steps"], summary["unchanged"]
     for metric, words in METRICS.items():
-        cells = {name + " !" * (name in stay): [with_interval(summary, name, f"{metric} {step}") for step in steps]
-                 for name in figures}
+        cells = {name + " !" * (name in stay): [with_interval(summary, name, f"{metric} {step}")
+                                                for step in steps] for name in figures}
         print(f"{words} with the original map, 95 % intervals over pictures; weights drawn anew down to")
         print(pd.DataFrame(cells, index=steps).to_string(line_width=120), end="\n\n")
     for name in stay:
