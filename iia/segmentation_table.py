@@ -46,9 +46,9 @@ def table(model, settings: Settings, dataset: str) -> int:
     data = open_dataset(dataset, settings.dataset_root, model, settings.definition)
     folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{cut}_{settings.definition}"
     model.to(pick_device(settings.device))
-    # so that it fills the rows
-    run = Run(data, folder, names, segmentation.COLUMNS | {"right": int, "distance": float},
-              max(1, settings.batch_size // options["steps"]), settings.max_images, settings.num_workers)
+    together = max(1, settings.batch_size // options["steps"])          # so that their path points fill a batch
+    run = Run(data, folder, names, segmentation.COLUMNS | {"right": int, "distance": float}, together,
+              settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
     panels = {index: run.folder / "overlays" / f"{safe(data.ids[index])}.png"
               for index in range(min(settings.save_overlays, len(run.batches.ids)))}
@@ -63,7 +63,8 @@ def table(model, settings: Settings, dataset: str) -> int:
     split = {name: rows[rows["right"] == value] for name, value in (("right", 1), ("wrong", 0))}
     split = {name: {"pictures": own["index"].nunique(), "figures": metrics(own, names)}
              for name, own in split.items()}
-    summary = run.write(rows, metrics(rows, names), distance=mean_distances(rows, names), **{"by prediction": split})
+    summary = run.write(rows, metrics(rows, names), distance=mean_distances(rows, names),
+                        **{"by prediction": split})
     report(summary, model, run.folder)
     run_pages.of_segmentation(run.folder, f"{dataset}, {model.label}, layer {cut}", rows, summary, data)
     return int(summary["skipped"]["count"] > 0)
