@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .errors import UserError, check_choice
 from .integration import BASELINES, QUADRATURES, chunks
-from .maps import finish
+from .maps import finish, is_degenerate
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS, Operation
 from .models import CNN, ViT, wrap
 from .models.calls import ONE_AT_A_TIME
@@ -49,7 +49,8 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
     Returns:
         Maps [B, H, W] in [0, 1] on the pictures' device. A map that said nothing (constant or
         non-finite) is all zeros. With return_error also the estimates, [B]: of the largest difference in
-        [0, 1] between a finished map and its limit; NaN where n = 1 leaves nothing to compare.
+        [0, 1] between a finished map and its limit; NaN of a map that said nothing, and where n = 1 leaves
+        nothing to compare.
 
     Raises:
         UserError: a network that cannot be explained, an unknown operation, definition or layer, classes that
@@ -124,10 +125,10 @@ def distance_to_limit(maps: Tensor, fewer: Tensor, options: IIAOptions) -> Tenso
     """How far finished maps [B, H, W] are from their limit, by those of every second point: [B].
 
     Where an error falls as n^-p, the difference of both is 2^p − 1 times the error of the first (Richardson).
+    NaN where there is nothing to compare.
     """
-    if options.steps == 1:
-        return torch.full_like(maps[:, 0, 0], torch.nan)
-    return (maps - fewer).abs().flatten(1).amax(1) / (2 ** QUADRATURES[options.quadrature] - 1)
+    difference = (maps - fewer).abs().flatten(1).amax(1) / (2 ** QUADRATURES[options.quadrature] - 1)
+    return difference.masked_fill(is_degenerate(maps) | (options.steps == 1), torch.nan)
 
 
 def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
@@ -198,10 +199,13 @@ def sharing(model: nn.Module, pictures: Tensor) -> Iterator[None]:
 
     It changes no map. `model` is what `iia.load_model` or `iia.wrap` returned, `pictures` the very tensor
     that is explained, not to be written to meanwhile. A CNN keeps up to 256 MiB of layers along the input's
-    path; of a ViT nothing is shared.
+    path; of a ViT nothing is shared. What a ViT keeps of earlier pictures' classes is forgotten, so that the
+    maps are the same to the last digit whatever was explained before.
     """
     model = sized(model, pictures)
     model.shared = Shared(pictures)
+    if isinstance(model, ViT):
+        model.contributions_at_zero.clear()
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from . import plots, run_pages
 from .choosing import at_least, of_paths
 from .datasets.pics import PicsDataset, name_of
 from .errors import UserError, check_choice
+from .evaluation import road
 from .evaluation.batches import Batch
 from .evaluation.comparison import compare, means, print_table
 from .evaluation.explanation_tests import axes, score, score_originals
@@ -72,7 +73,8 @@ def tested(model, settings: Settings) -> dict | None:
     given = [] if settings.heatmaps_dir is None else file_signatures(
         map_file(settings.heatmaps_dir, pic.stem, name, model.name) for pic in pics.pics for name in names)
     targets = digest(str(pic.target) for pic in pics.pics)
-    run.begin(identity(model, settings, cut, maps=digest(given), targets=targets), settings.values())
+    run.begin(identity(model, settings, cut, maps=digest(given), targets=targets, places=digest(pics.places)),
+              settings.values())
     with computing():
         for batch in run.todo(model.label,
                               lambda rows: in_words(every_mean(rows, names, metrics), metrics[:2])):
@@ -100,6 +102,8 @@ def check(model, settings: Settings) -> dict[str, Metric]:
     """Find what is wrong with the settings before the first picture is explained; the chosen figures."""
     check_choice("explained_class", settings.explained_class, EXPLAINED)
     figures = chosen_figures(settings.protocol, settings.figures)
+    if settings.protocol == "road":
+        road.imputer()
     for name, values, allowed in (("operations", settings.operations, [*operations(model), RANDOM]),
                                   ("figures", figures, PROTOCOLS[settings.protocol].figures)):
         if not values:

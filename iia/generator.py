@@ -116,8 +116,8 @@ def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, expla
 
     Args:
         raw: the picture, [C, H, W] in [0, 1]. explained: the class that the maps explain.
-        maps: by operation, [H, W] in [0, 1]. distances: of them from their limit, or NaN. how: the maps were
-            made, for the page.
+        maps: by operation, [H, W] in [0, 1]. distances: of the maps from their limit, or NaN.
+        how: what the page says of how the maps were made.
     """
     name, picture = model.class_name(explained), plots.rgb(raw)
     maps = {operation: values.float().numpy() for operation, values in maps.items()}

@@ -22,7 +22,7 @@ from .errors import UserError
 from .evaluation.batches import Batch
 from .evaluation.bootstrap import intervals
 from .evaluation.comparison import with_interval
-from .evaluation.identity import identity
+from .evaluation.identity import digest, identity
 from .evaluation.rows import Metrics, Row, by_operation, in_words
 from .evaluation.runner import Run, exit_code
 from .explaining import explain, predict, sharing
@@ -68,7 +68,7 @@ def tested(model, settings: Settings) -> dict | None:
     columns = {"explained": int, "seed": int, "step": str, **dict.fromkeys(METRICS, float)}
     run = Run(pics, Path(settings.results_dir) / folder, names, columns,
               max(1, settings.batch_size // ROWS_A_PICTURE), settings.max_images, settings.num_workers)
-    run.begin(identity(model, settings, cut), settings.values())
+    run.begin(identity(model, settings, cut, places=digest(pics.places)), settings.values())
     steps = list(parts(model))
     with computing():
         for batch in run.todo(model.label, lambda rows: in_words(every_mean(rows, names, METRICS), METRICS)):
@@ -124,8 +124,8 @@ def alike(one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def summed(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> tuple[Metrics, dict]:
-    """Each operation's means over pictures of a picture's means over seeds, {"<metric> <step>": mean},
-    without what no picture has; and their intervals [low, high], None for that."""
+    """Each operation's means, over pictures, of a picture's means over seeds, {"<metric> <step>": mean}; what
+    no picture has is left out. And their intervals, [low, high], or None for that."""
     figures, found, columns = {}, {}, [f"{metric} {step}" for metric in METRICS for step in steps]
     for name, own in by_operation(rows, names).items():
         wide = own.pivot_table(list(METRICS), "index", "step", "mean")

@@ -159,6 +159,24 @@ def test_the_error_of_one_step_is_not_known_and_that_of_many_is_small(vgg, pictu
     assert maps.shape == (0, 16, 16) and error.shape == (0,)
 
 
+def test_the_error_of_a_map_that_says_nothing_is_not_known(vgg, pictures, classes):
+    torch.nn.init.zeros_(vgg.classifier[-1].weight[2])
+    maps, error = iia.explain(iia.wrap(vgg, image_size=16), pictures, classes, steps=2, return_error=True)
+    assert error.isnan().tolist() == [True, False, True] and not maps[0].any()
+
+
+@pytest.mark.parametrize("operation", ["iia", "iia-triple", "iia-previous"])
+def test_inside_sharing_a_vits_maps_do_not_depend_on_what_was_explained_before(operation, vit, pictures):
+    """To the last digit: so a run that is resumed has the numbers of one that was not disturbed."""
+    vit, pictures, maps = vit.float(), pictures.float(), []
+    for earlier in ([], [2, 3]):
+        model = iia.wrap(vit)
+        iia.explain(model, pictures[:len(earlier)], earlier, operation, steps=2)
+        with iia.sharing(model, pictures):
+            maps.append(iia.explain(model, pictures, [2, 3, 4], operation, steps=2))
+    assert torch.equal(*maps)
+
+
 @pytest.mark.parametrize("kind, arguments, message", [
     ("vgg", dict(quadrature="simpson"), "quadrature"), ("vgg", dict(baseline="black"), "baseline"),
     ("vgg", dict(quadrature="gauss", definition="release"), "sums and baselines of its own"),

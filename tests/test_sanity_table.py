@@ -165,3 +165,14 @@ def test_ssim_is_that_of_wang_et_al():
             found.append((2 * mx * my + 1e-4) * (2 * both + 9e-4) / ((mx ** 2 + my ** 2 + 1e-4) * (vx + vy + 9e-4)))
     assert sanity_table.alike(one, other)["ssim"] == pytest.approx(np.mean(found), abs=1e-6)
     assert sanity_table.alike(one, one) == {"spearman": pytest.approx(1), "ssim": pytest.approx(1)}
+
+
+def test_a_list_of_other_files_of_the_same_names_is_another_run(place):
+    for folder in ("one", "other"):
+        (place / folder).mkdir()
+        (place / "p0.png").rename(place / folder / "p0.png")
+        (place / "list.txt").write_text(f"{folder}/p0.png 0\n")
+        sanity_table.table(toy(), chosen(place, operations=["edges"], seeds=1))
+        (place / "p1.png").replace(place / "p0.png")
+        (place / "p2.png").replace(place / "p1.png") if folder == "one" else None
+    assert len(list((place / "results").iterdir())) == 2

@@ -208,6 +208,11 @@ class PicsDataset(Dataset):
     def ids(self) -> list[str]:
         return [pic.path.name for pic in self.pics] + self.problems
 
+    @property
+    def places(self) -> list[str]:
+        """Where each picture lies: two lists may name other files alike."""
+        return [pic.path.as_posix() for pic in self.pics]
+
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         if index >= len(self.pics):
             raise UserError("no picture in this line")

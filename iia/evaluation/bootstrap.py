@@ -15,8 +15,7 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
     """The percentile interval of each column's mean, when the pictures are drawn anew with replacement.
 
     All columns see the same draws, so the interval of a column of differences is that of a paired comparison.
-    Draws of
-    pictures without a value are left out: a column that few pictures have keeps its interval.
+    Draws of pictures without a value are left out: a column that few pictures have keeps its interval.
 
     Args:
         values: a row a picture, a column a metric, [N, K]; NaN where a picture has none.
@@ -29,13 +28,12 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                     # of draws, or columns, that are NaN throughout
         drawn = stats.bootstrap((values,), np.nanmean, n_resamples=resamples, method="percentile", rng=seed,
-                                # [K, resamples]
                                 batch=max(1, TOGETHER // values.size)).bootstrap_distribution
-        return percentiles(drawn, confidence)
+        return percentiles(drawn, confidence)               # of [K, resamples]
 
 
 def percentiles(drawn: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
-    """The ends [2, ...] of the interval in which so many of drawn means [..., resamples] lie, NaN aside."""
+    """The ends [2, ...] of the interval that holds this share of drawn means [..., resamples], NaN aside."""
     tail = 50 * (1 - confidence)
     return np.nanpercentile(drawn, [tail, 100 - tail], axis=-1)
 

@@ -5,11 +5,12 @@ equally relevant ones as many go as should: grad-cam's percentile takes all of t
 is 0 on most of its picture it takes too many, or everything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .answers import SOFTMAX, ask
 from .perturbation import ranks
 
@@ -49,10 +50,24 @@ def counts(pixels: int) -> list[int]:
 
 def impute(picture: Tensor, kept: Tensor, seed: int) -> Tensor:
     """The picture [C, H, W] with the pixels that are not kept, bool [H, W], filled in; noise of the seed."""
-    from pytorch_grad_cam.metrics.road import NoisyLinearImputer           # takes seconds
+    fill = imputer()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return NoisyLinearImputer()(picture.float().cpu(), kept.float()).to(picture)
+        torch.default_generator.manual_seed(seed)          # the CPU's: those of GPUs are their users'
+        return fill(picture.float().cpu(), kept.float()).to(picture)
+
+
+def imputer() -> Callable[[Tensor, Tensor], Tensor]:
+    """grad-cam's, of a picture [C, H, W] and what is kept of it, [H, W].
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    try:
+        from pytorch_grad_cam.metrics.road import NoisyLinearImputer           # takes seconds
+    except ModuleNotFoundError as why:
+        raise UserError('protocol "road" needs the package grad-cam, which is not installed: '
+                        "pip install grad-cam.") from why
+    return NoisyLinearImputer()
 
 
 def road_change(curves: Tensor) -> Tensor:

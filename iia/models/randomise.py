@@ -24,7 +24,7 @@ def randomised(model: CNN | ViT, seed: int) -> Iterator[tuple[str, nn.Module]]:
     for number, (part, modules) in enumerate(parts(model).items()):
         network.cpu()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(LARGEST * seed + number)
+            torch.default_generator.manual_seed(LARGEST * seed + number)   # GPUs' are their users'
             for name in modules:
                 redraw(network.get_submodule(name))
         yield part, network

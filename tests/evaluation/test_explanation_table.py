@@ -312,3 +312,23 @@ def test_each_protocol_is_a_run_of_its_own(place, capsys):
     assert len({path.name for path in (place / "results").iterdir()}) == len(PROTOCOLS)
     with pytest.raises(UserError, match="figure of protocol paper 'ADD' is unknown"):
         explanation_table.table(model, chosen(place, figures=["ADD"]))
+
+
+def test_a_list_of_other_files_of_the_same_names_is_another_run(place):
+    """Its figures are not those of the pictures that were there before."""
+    figures = []
+    for folder in ("one", "other"):
+        (place / folder).mkdir()
+        for name in ("p0.png", "p1.png"):
+            shutil.copy(place / ("p2.png" if folder == "other" else name), place / folder / name)
+        (place / "list.txt").write_text(f"{folder}/p0.png 0\n{folder}/p1.png 1\n")
+        explanation_table.table(Scrambles(), chosen(place, operations=["random"], heatmaps_dir=None))
+        figures.append([row["softmax"] for row in rows_of(results(place))])
+    assert len(list((place / "results").iterdir())) == 2 and figures[0][0] != figures[1][0]
+
+
+def test_road_without_its_package_is_said_first(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam.metrics.road", None)
+    with pytest.raises(UserError, match="pip install grad-cam"):
+        explanation_table.table(Scrambles(), chosen(place, protocol="road", figures=None))
+    assert not (place / "results").exists()

@@ -155,12 +155,13 @@ def test_road_against_a_loop(monkeypatch):
         assert curves[name][0].tolist() == pytest.approx(slow, abs=1e-5), name
 
 
-def test_road_noise_is_a_picture_s_own():
+def test_road_noise_is_a_picture_s_own(monkeypatch):
     """It comes from the picture's seed, whatever the batch, and leaves the caller's random numbers alone."""
     model, pictures, classes, maps = no_ties()
-    torch.manual_seed(1)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU's were seeded"))
+    torch.default_generator.manual_seed(1)
     expected = torch.rand(1)
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     together, _ = score(model, pictures, classes, maps, seeds=SEEDS, protocol="road")
     assert torch.equal(torch.rand(1), expected)
     alone, _ = score(model, pictures[1:2], classes[1:2], maps[1:2], seeds=SEEDS[1:2], protocol="road")

@@ -1,6 +1,7 @@
 """Weights drawn anew from the top down: which, in what order, from where; and nothing else is touched."""
 
 import timm
+import pytest
 import torch
 import torchvision.models as tv
 from timm.layers import LayerScale
@@ -97,7 +98,8 @@ def test_where_weights_come_from():
     assert not scale.gamma.detach().abs().gt(2).any()
 
 
-def test_a_seed_draws_the_same_again_and_another_one_otherwise():
+def test_a_seed_draws_the_same_again_and_another_one_otherwise(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU's were seeded"))
     model = iia.wrap(toy_vit(), image_size=16)
     state = torch.get_rng_state()
     first, again, other = ({step: {name: v.clone() for name, v in new.state_dict().items()}
