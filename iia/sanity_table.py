@@ -40,7 +40,7 @@ ROWS_A_PICTURE = 4        # a batch has one picture for so many rows, and each b
 
 
 def table(model, settings: Settings) -> int:
-    """Make the table as `tested` does. Returns 1 when a picture or a randomised network had to be skipped, else 0."""
+    """Make the table as `tested` does. Returns 1 when a picture or a network had to be skipped, else 0."""
     return exit_code(tested(model, settings))
 
 

@@ -76,7 +76,8 @@ def difference(logits: Tensor, y: Tensor) -> Tensor:
     """Σ_k w_k (f_y − f_k) over the three classes k whose logits are nearest to f_y: [1, classes], [1] -> [1].
 
     w is the softmax of their logits, and is differentiated too, as by the library, whose settings these are.
-    The library takes one class for a whole batch, and loses w where the classes' probabilities are below 1e-9.
+    The library takes one class for a whole batch, and loses w where the classes' probabilities are below
+    1e-9.
     """
     distance = (logits - logits[:, y]).detach()[0].abs()
     distance[y] = -1                                                    # first, also before its equals
@@ -86,8 +87,8 @@ def difference(logits: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def scorecam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """Score-CAM: ReLU(Σ_c w_c u_c), w the softmax over the channels of f_y(x ∘ mask_c), mask_c = u_c in [0, 1],
-    upsampled as by the library (corners aligned).
+    """Score-CAM: ReLU(Σ_c w_c u_c), w the softmax over the channels of f_y(x ∘ mask_c), mask_c = u_c in
+    [0, 1], upsampled as by the library (corners aligned).
 
     Each channel is a pass of the whole network, `batch_size` at once. The library masks the pictures by all
     channels before the first pass: EfficientNet-Lite0's 1,280 take 770 MB for each picture of a batch.
@@ -108,7 +109,7 @@ def masked_pictures(u: Tensor, picture: Tensor, batch_size: int) -> Iterator[Ten
 
 
 def eigencam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """Eigen-CAM: ReLU(±(u − mean u) v), v the first principal component of a layer's cells, whatever the class.
+    """Eigen-CAM: ReLU(±(u − mean u) v), v the first principal component of a layer's cells, of no class.
 
     Its sign is arbitrary. The library's is what LAPACK gave; here the largest value is positive, which is the
     library's rule for Seg-Eigen-CAM. Its SVD makes square matrices: 10 GB for a layer of 224 x 224.

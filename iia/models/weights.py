@@ -77,7 +77,8 @@ def find(name: str, source: Source) -> Path:
         return cache / names[0]
     except Exception as why:      # urllib, ssl and the disk each raise their own
         raise WeightsMissing(name, f"not on this machine, and the download failed ({first_line(why)})",
-                             f"Get {source.address or 'the weights'} and put it at {WEIGHTS_DIR / names[0]}.") from why
+                             f"Get {source.address or 'the weights'} and put it at "
+                             f"{WEIGHTS_DIR / names[0]}.") from why
 
 
 def _ask(address: str) -> None:
