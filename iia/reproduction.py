@@ -62,7 +62,7 @@ def reproduce(settings: Settings, scripts: Path) -> int:
         check_choice("table", table, TABLES)
     at_least(settings, pictures=1, sanity_pictures=1, timed_pictures=0, batch_size=1, num_workers=0)
     device, path = pick_device(settings.device), Path(settings.results_dir) / "reproduction.md"
-    results, hours, writes = [], 0.0, not settings.dry_run and rank() == 0
+    results, said, hours, writes = [], set(), 0.0, not settings.dry_run and rank() == 0
     for network in dict.fromkeys(settings.networks):
         loaded, why = attempt(partial(network_or_stand_in, network, device))
         model, missing = loaded or (None, why)
@@ -80,7 +80,9 @@ def reproduce(settings: Settings, scripts: Path) -> int:
                 summary, why = attempt(lambda: job.make(model, share(job)[0]))
                 why = "" if summary else why or ELSEWHERE
             if why and why != missing:
-                print(textwrap.indent(f"{job.name} cannot be made: {why}", "  "), flush=True)
+                shown = f"{why.splitlines()[0]} (as above)" if why in said else why
+                print(textwrap.indent(f"cannot be made: {shown}", "    "), flush=True)
+                said.add(why)
             results.append(Result(job.name, model.name, summary, why))
             if writes:
                 write_page(path, results, done=False)
@@ -174,15 +176,16 @@ def share(job: Job) -> tuple[Settings, int]:
 
 def plan(model, job: Job, timed_pictures: int) -> float:
     """Print what a table will be and cost; how many seconds that is, 0 where it was not timed."""
-    chosen, count = share(job)
     paper = [f"{' '.join(key)} {value}" for key, value in PAPER.get((job.name, model.name), {}).items()]
-    print(f"  {job.name}: {count} pictures; the paper: {', '.join(paper) or 'no figure known'}", flush=True)
+    print(f"  {job.name}; the paper: {', '.join(paper) or 'no figure known'}", flush=True)
+    chosen, count = share(job)
     if not timed_pictures:
+        print(f"    {count} pictures found")
         return 0
     seconds, why = attempt(partial(timed, model, chosen, job.make, min(timed_pictures, MOST_TIMED, count)))
     seconds = seconds or 0
     cost = f"{seconds * count / HOUR:.3g} hours on {model.device}, {seconds:.2f} s a picture"
-    print(f"    {f'not timed: {why}' if why else cost}", flush=True)
+    print(f"    {count} pictures found: {f'not timed: {why}' if why else cost}", flush=True)
     return seconds * count
 
 

@@ -62,7 +62,8 @@ def test_dry_run_with_nothing_there(place, capsys):
                   "ablations", "ablations channel-minimum", "ablations zero", "ablations mean", "sanity",
                   "pointing voc", "pointing coco"):
         often = 1 if table.startswith(("explanation", "ablations ")) else 2
-        assert said.count(f"  {table} cannot be made") == often, table
+        assert said.count(f"  {table}; the paper: no figure known\n    cannot be made: ") == often, table
+    assert said.count("annotations/instances_val2017.json") == 1                  # in full only once
     assert "--weights_path" not in said and {path.name for path in place.iterdir()} == {"pictures", "pics.txt"}
 
 
@@ -72,7 +73,8 @@ def test_dry_run_times_a_few_pictures(place, capsys):
                      "--timed_pictures=1") == 0
     said = capsys.readouterr().out
     hours, seconds = map(float, re.search(r"([\d.e-]+) hours on cpu, ([\d.]+) s a picture", said).groups())
-    assert f"{LITE}: weights found" in said and "segmentation coco: 2 pictures" in said and 0.01 < seconds < 60
+    assert f"{LITE}: weights found" in said and "segmentation coco; the paper: no" in said
+    assert "    2 pictures found: 0.0" in said and 0.01 < seconds < 60
     assert hours == pytest.approx(2 * seconds / 3600, rel=0.1)
     assert "explanation-vit: none of `networks` is of its kind" in said and not (place / "reproduction").exists()
 
