@@ -58,14 +58,14 @@ def report(chosen, distance, estimate, seconds):
     count = len(next(iter(distance.values())))
     print(f"{chosen.model_name}, layer {chosen.layer}, {chosen.operation}, {count} pictures; "
           f"limit: Gauss, {chosen.limit + 1} points")
-    print("| quadrature | n | distance: mean | 90 % are below | estimate: mean | within a factor of 2 | bounds it |"
-          " seconds |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| quadrature | n | distance: mean | 90 % are below | estimate: mean | within a factor of 2 | "
+          "bounds it | seconds |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
     for key, values in distance.items():
         true, said = np.array(values), np.array(estimate[key])
         ratio = said / np.maximum(true, 1e-12)
-        print(f"| {key[0]} | {key[1]} | {true.mean():.4f} | {np.quantile(true, 0.9):.4f} | {said.mean():.4f} | "
-              f"{100 * ((ratio >= 0.5) & (ratio <= 2)).mean():.0f} % | {100 * (ratio >= 1).mean():.0f} % | "
-              f"{np.median(seconds[key]):.3f} |")
+        print(f"| {key[0]} | {key[1]} | {true.mean():.4f} | {np.quantile(true, 0.9):.4f} | "
+              f"{said.mean():.4f} | {100 * ((ratio >= 0.5) & (ratio <= 2)).mean():.0f} % | "
+              f"{100 * (ratio >= 1).mean():.0f} % | {np.median(seconds[key]):.3f} |")
     if chosen.plot:
         draw(chosen, distance)
 
@@ -77,7 +77,8 @@ def draw(chosen, distance):
     for quadrature in dict.fromkeys(name for name, _ in distance):
         own = {n: np.mean(values) for (name, n), values in distance.items() if name == quadrature}
         axes.loglog(list(own), list(own.values()), "o-", label=quadrature)
-    axes.set(xlabel="n", ylabel="distance to the limit", title=f"{chosen.operation}, {chosen.model_name}, {chosen.layer}")
+    axes.set(xlabel="n", ylabel="distance to the limit",
+             title=f"{chosen.operation}, {chosen.model_name}, {chosen.layer}")
     axes.legend()
     figure.savefig(chosen.plot)
 

@@ -49,7 +49,7 @@ def main(how: settings.Settings) -> None:
         return
     print(f"\n{markdown(tables)}\n")
     for protocol, spent in seconds.items():
-        print(f"{protocol}: {spent / tables[protocol]['pictures']:.1f} s of a core a picture, in this process")
+        print(f"{protocol}: {spent / tables[protocol]['pictures']:.1f} s of a core a picture, here")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def explain_options(model: CNN | ViT, settings: Settings) -> dict[str, object]:
 
 
 def of_paths(settings: Settings) -> dict[str, object]:
-    """The layer that is explained and how its paths are summed, by the names that `iia.explain` gives them."""
+    """The layer that is explained and how its paths are summed, by their names in `iia.explain`."""
     own = vars(settings)
     steps = "ITERATION_STEPS" if "ITERATION_STEPS" in own else "INTERPOLATION_STEPS"
     return dict(layer=own.get("FEATURE_LAYER_NUMBER", "last"), steps=own[steps],

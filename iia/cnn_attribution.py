@@ -72,7 +72,8 @@ def ablation_layer(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Ten
 def at_previous(model: CNN, options: IIAOptions) -> IIAOptions:
     """The same options at the stage before."""
     if not (before := model.before(options.layer)):
-        raise UserError(f"{model.name} has no layer before {options.layer!r}; iia-previous needs a later layer.")
+        raise UserError(f"{model.name} has no layer before {options.layer!r}; iia-previous needs a later "
+                        "one.")
     return replace(options, layer=before)
 
 
@@ -113,8 +114,8 @@ def released_iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tens
             v = r + a * (w - r)
             u = torch.cat([model.stages(before, options.layer, v[rows])
                            for rows in chunks(n + 1, options.batch_size)])              # [n + 1, C, h, w]
-            total += path_integral(f, u, u.amin(0, keepdim=True), y[b].expand(n + 1), along, options.batch_size,
-                                   term=relu_term).sum(0, keepdim=True)
+            total += path_integral(f, u, u.amin(0, keepdim=True), y[b].expand(n + 1), along,
+                                   options.batch_size, term=relu_term).sum(0, keepdim=True)
         maps.append(total * n)
     return torch.cat(maps)
 
@@ -126,8 +127,9 @@ def relu_term(v: Tensor, g: Tensor, d: Tensor | None = None) -> Tensor:
 
 # ------------------------------------------------------------- the input's path
 
-def input_path(model: CNN, x: Tensor, cut: Cut, options: IIAOptions) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Representations u(x_i) at layer `cut` along x_i = a_i x, the pictures they belong to, and their weights.
+def input_path(model: CNN, x: Tensor, cut: Cut,
+               options: IIAOptions) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Representations u(x_i) at layer `cut` along x_i = a_i x, the pictures they belong to, their weights.
 
     Yields (u [P, C, h, w], owners [P, K], w [..., P]). K is 1, but for the picture 0, which is the same
     for all: one row u with all B pictures for owners.

@@ -96,15 +96,17 @@ def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = 
         raise UserError('definition "release" has sums and baselines of its own; quadrature and baseline are '
                         'for "paper".')
     if isinstance(model, ViT) and baseline != "spatial-minimum":
-        raise UserError(f"baseline {baseline!r} is for a CNN's layers; the path of a ViT's attention begins at 0.")
+        raise UserError(f"baseline {baseline!r} is for a CNN's layers; the path of a ViT's attention begins "
+                        "at 0.")
     if return_error and not (row.integral and definition == "paper"):
-        raise UserError(f"{operation} under {definition!r} approaches no limit; return_error is for IIA's own "
-                        'operations under "paper".')
+        raise UserError(f"{operation} under {definition!r} approaches no limit; return_error is for IIA's "
+                        'own operations under "paper".')
     steps = model.default_steps[definition] if steps is None else steps
     if not all(isinstance(value, int) and value >= 1 for value in (steps, batch_size)):
         raise UserError(f"steps ({steps!r}) and batch_size ({batch_size!r}) are whole numbers, at least 1.")
     cut = model.cut(layer, row.of_layer)
-    return row, method, IIAOptions(cut, steps, definition, batch_size, target, quadrature, baseline, return_error)
+    return row, method, IIAOptions(cut, steps, definition, batch_size, target, quadrature, baseline,
+                                   return_error)
 
 
 def explain_and_measure(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int], operation: str,

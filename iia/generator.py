@@ -51,8 +51,9 @@ def explain_pics(model: Model, settings: Settings) -> int:
 
     gallery = Gallery(settings.results_dir, settings.tables_dir)
     how = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(options["layer"]),
-           "steps": options["steps"], "quadrature": options["quadrature"], "baseline": options.get("baseline"),
-           "definition": settings.definition, "precision": settings.precision, "picture size": list(model.size),
+           "steps": options["steps"], "quadrature": options["quadrature"],
+           "baseline": options.get("baseline"), "definition": settings.definition,
+           "precision": settings.precision, "picture size": list(model.size),
            "images_dir": settings.images_dir}
 
     together = max(1, settings.batch_size // options["steps"])      # so that their path points fill a batch
@@ -122,7 +123,8 @@ def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, expla
     title = [f"{name} ({explained})" if model.labels else name, model.label, pic.path.name]
     title += [settings.definition] if settings.definition != "paper" else []
     tiles = {"picture": picture} | {operation: plots.overlay(picture, own) for operation, own in maps.items()}
-    below = {operation: f"± {away:.2g} from its limit" for operation, away in distances.items() if away == away}
+    below = {operation: f"± {away:.2g} from its limit"
+             for operation, away in distances.items() if away == away}
     panel = f"{model.name}_{safe(name)}_{safe(pic.stem)}"
     plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles, below)
     pixels = hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()[:16]

@@ -63,7 +63,7 @@ def path(n: int, like: Tensor, quadrature: str = "riemann", halves: bool = False
 
 
 def spaced_weights(a: np.ndarray, quadrature: str) -> np.ndarray:
-    """Weights of points from 0 to 1: the trapezoid's; the paper's sum adds another half of each end's step."""
+    """Weights of points from 0 to 1: the trapezoid's; the paper's sum adds half a step more at each end."""
     steps = np.diff(a)
     w = (np.append(steps, 0) + np.append(0, steps)) / 2
     if quadrature == "riemann":
@@ -89,8 +89,9 @@ def chunks(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-def input_points(x: Tensor, along: Path, chunk: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The pictures x_i = a_i x, i = first, first + 1, ..., of every picture x [B, ...], at most `chunk` at a time.
+def input_points(x: Tensor, along: Path, chunk: int,
+                 first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The pictures x_i = a_i x, i = first, first + 1, ..., of every picture x [B, ...], `chunk` at a time.
 
     Yields (x_i [P, ...], the pictures they belong to [P], their weights [..., P]).
     """

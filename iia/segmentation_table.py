@@ -46,7 +46,7 @@ def table(model, settings: Settings, dataset: str) -> int:
     data = open_dataset(dataset, settings.dataset_root, model, settings.definition)
     folder = Path(settings.results_dir) / f"{dataset}_{model.name}_{cut}_{settings.definition}"
     model.to(pick_device(settings.device))
-    together = max(1, settings.batch_size // options["steps"])          # so that their path points fill a batch
+    together = max(1, settings.batch_size // options["steps"])          # their path points fill a batch
     run = Run(data, folder, names, segmentation.COLUMNS | {"right": int, "distance": float}, together,
               settings.max_images, settings.num_workers)
     run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())

@@ -144,7 +144,7 @@ def last_two_blocks(model: ViT, at: Passed, y: Tensor, along: Path, at_point: At
 
 def block_before(model: ViT, at: Passed, y: Tensor, along: Path, at_point: AtPoint,
                  target: Target | None = None) -> Tensor:
-    """Σ_k w_k over the path a_k·A_{L−1} of what `at_point` makes of C; the last block has its own attention."""
+    """Σ_k w_k over the path a_k·A_{L−1} of what `at_point` makes of C; the last block attends as it does."""
     end, total = model.passes.own(at), 0
     for a, w in along:
         behind = model.passes.through(at, scaled(a, end))
@@ -216,7 +216,7 @@ def gradients_along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions)
 # ---------------------------------------------------------------------------------------------- rollout
 
 def gradient_rollout(model: ViT, C: Sequence[Tensor], normalise: bool = True) -> Tensor:
-    """R = Π_b rownorm(C_b + I), later blocks from the left; the row of R that is read, as a map [..., P, h, w].
+    """R = Π_b rownorm(C_b + I), later blocks from the left; its row that is read, as a map [..., P, h, w].
 
     Only that row is carried through the product. It is the class token's; where the head does not read that,
     the mean of the patches' rows. C: of each block [..., P, N, N], or its first rows where others are zero.

@@ -19,8 +19,8 @@ OVER = 1                                   # pixels by which a box may leave its
 
 
 class Boxes:
-    """Samples (picture [C, H, W] normalised, the file's (width, height) [2], id); `boxes(index)` are a picture's
-    objects, (category, box) each, as they are in the file.
+    """Samples (picture [C, H, W] normalised, the file's (width, height) [2], id); `boxes(index)` are a
+    picture's objects, (category, box) each, as they are in the file.
 
     Raises:
         UserError: of a sample: its picture is missing or broken, it has no box, or one that is none.

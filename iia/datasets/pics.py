@@ -73,7 +73,7 @@ def read_pics(pics_file: str | Path | None, images_dir: str | Path, classes: int
 
 
 def name_of(pics_file: str | None, images_dir: str) -> str:
-    """What a run over these pictures is called: by their list, or by the folder where None takes them from."""
+    """What a run over these pictures is called: by their list, or by their folder where that is None."""
     return Path(pics_file or Path(images_dir).resolve()).stem
 
 

@@ -33,7 +33,7 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
 
 
 def percentiles(drawn: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
-    """The ends [2, ...] of the interval that holds this share of the drawn means [..., resamples], NaN aside."""
+    """The ends [2, ...] of the interval that holds this share of drawn means [..., resamples], NaN aside."""
     tail = 50 * (1 - confidence)
     return np.nanpercentile(drawn, [tail, 100 - tail], axis=-1)
 

@@ -38,7 +38,7 @@ def by_operation(rows: pd.DataFrame, operations: Sequence[str]) -> dict[str, pd.
 
 
 def mean_distances(rows: pd.DataFrame, operations: Sequence[str]) -> dict[str, float]:
-    """How far the maps of each operation are from their limit, in the mean; without operations that have none."""
+    """How far each operation's maps are from their limit, on average; operations without one are left out."""
     means = {name: own["distance"].mean() for name, own in by_operation(rows, operations).items()}
     return {name: float(mean) for name, mean in means.items() if pd.notna(mean)}
 
