@@ -126,7 +126,8 @@ def read_figures(tables: Path, wanted: frozenset[str]) -> dict[tuple, dict[str, 
     found = {}
     for path in sorted(tables.glob("**/per_image.csv")):
         try:
-            made = json.loads(path.with_name("summary.json").read_bytes())["identity"]
+            summary = json.loads(path.with_name("summary.json").read_bytes())
+            made, settings = summary["identity"], summary["settings"]
             made["steps"] = made.get("INTERPOLATION_STEPS", made.get("ITERATION_STEPS"))
             if made.get("heatmaps_dir") is not None or made["protocol"] != "paper" or how(made) not in wanted:
                 continue
@@ -134,6 +135,8 @@ def read_figures(tables: Path, wanted: frozenset[str]) -> dict[tuple, dict[str, 
                 "id", "operation", "target", "explained", *METRICS}).dropna(subset="explained")
             for row in rows.to_dict("records"):
                 name, _, definition = row["operation"].partition("@")
+                if definition and settings.get("ITERATION_STEPS", 0) is None:
+                    continue                    # it took the steps of its own definition, not those of `made`
                 facts = made | {"definition": definition or made["definition"], "picture": row["id"],
                                 "target": int(row["target"]), "explained": int(row["explained"])}
                 found.setdefault(key_of(facts, name), {}).update(

@@ -28,7 +28,7 @@ from .settings import Settings
 
 DATASETS = {kind.name: kind for kind in (VocBoxes, CocoBoxes)}
 IMAGENET = 1000                 # classes
-CHANCE = "chance"               # the row of a maximum at any pixel alike, and of a map of ones
+CHANCE = "chance"               # the row of a maximum that falls on any pixel alike, and of a map of ones
 COLUMNS = {"category": str, "explained": int, **dict.fromkeys(FIGURES, float)}
 OVER = {"categories": "categories' mean", "pairs": "all pairs"}
 

@@ -21,7 +21,7 @@ from iia.datasets.photographs import photograph
 from iia.errors import UserError
 from iia.settings import from_flags
 
-from .conftest import toy_vgg
+from .conftest import toy_vgg, toy_vit
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = np.random.default_rng(0).random((16, 20, 3))
@@ -245,7 +245,8 @@ def toy(tmp_path, monkeypatch):
 
 def run(script, main, model, *flags):
     settings = from_flags(runpy.run_path(str(ROOT / script)), [
-        "--pics_file=pics.txt", "--images_dir=.", "--device=cpu", "--INTERPOLATION_STEPS=2", *flags])
+        "--pics_file=pics.txt", "--images_dir=.", "--device=cpu", *["--INTERPOLATION_STEPS=2"] * ("cnn" in script),
+        *flags])
     return main(model, settings)
 
 
@@ -296,6 +297,18 @@ def test_figures_come_from_the_tables_of_the_same_explanations(toy, capsys):
     gallery.Gallery("qualitive_results", "explanation_results").write()
     assert f"{folder}/per_image.csv is no table of the explanation tests" in capsys.readouterr().err
     assert set(Parsed("qualitive_results/index.html").of("td", "data-figures")) == {"{}"}
+
+
+def test_figures_of_another_number_of_steps_are_not_shown(toy):
+    """Of a ViT, None is 10 steps, and under "release" 5; a table has both."""
+    vit = iia.wrap(toy_vit(), name="toy", image_size=16)
+    run("explanation_tests_vit.py", explanation_table.table, vit, "--num_workers=0", "--figures=POS", "--max_images=1",
+        "--operations=iia,iia@release")
+    for definition in ("paper", "release"):
+        run("vit_saliency_map_generator.py", generator.explain_pics, vit, "--operations=iia", "--max_images=1",
+            "--ITERATION_STEPS=10", f"--definition={definition}")
+    figures = [json.loads(text) for text in Parsed("qualitive_results/index.html").of("td", "data-figures")]
+    assert sorted(map(list, figures)) == [[], ["POS"]]
 
 
 def test_the_page_of_an_explanation_run(toy):

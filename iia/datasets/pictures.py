@@ -23,7 +23,7 @@ def mode_of(channels: int) -> str:
     """Pillow's mode of pictures with so many channels.
 
     Raises:
-        UserError: picture files have no so many.
+        UserError: no picture file has so many.
     """
     if channels not in MODES:
         raise UserError(f"the network reads pictures of {channels} channels, but picture files have "

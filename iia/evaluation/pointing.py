@@ -45,7 +45,7 @@ def measure(saliency: np.ndarray, mask: np.ndarray, tolerant: np.ndarray) -> dic
 
 
 def chance(mask: np.ndarray, tolerant: np.ndarray) -> dict[str, float]:
-    """What a maximum at any pixel alike, and a map of ones, score on average."""
+    """What a maximum that falls on any pixel alike, and a map of ones, score on average."""
     return dict(zip(FIGURES, map(float, (mask.mean(), tolerant.mean(), mask.mean()))))
 
 
