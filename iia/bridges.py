@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
+from .errors import UserError, first_line
 from .explaining import explain, predict, sized
 from .maps import minmax
 from .models.model import Model
@@ -23,8 +23,19 @@ from .models.model import Model
 
 def as_input(model: nn.Module, pictures: np.ndarray | Tensor) -> Tensor:
     """Pictures as a tensor of the network's dtype and on its device, as these packages do it."""
-    like = next(model.parameters(), torch.empty(0))
-    return torch.as_tensor(pictures).to(like)
+    try:
+        return torch.as_tensor(pictures).to(next(model.parameters(), torch.empty(0)))
+    except (AttributeError, TypeError, ValueError, RuntimeError) as why:
+        raise UserError(f"{type(model).__name__} and {type(pictures).__name__} are no network and its "
+                        f"pictures [B, C, H, W] ({first_line(why)}).") from why
+
+
+def maps_alone(options: dict) -> dict:
+    """The options; raises UserError where they ask for estimates beside the maps."""
+    if options.get("return_error"):
+        raise UserError("return_error has no place in this shape of call; iia.explain has it, and captum's "
+                        "return_convergence_delta.")
+    return options
 
 
 def quantus_explain(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, method: str = "iia",
@@ -45,8 +56,7 @@ def quantus_explain(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, m
     if isinstance(model, Model):
         raise UserError("Quantus changes the weights of what it is given, and a snapshot made by iia keeps "
                         "its own: give it the network itself (that of iia.load_model is model.network).")
-    classes = torch.as_tensor(targets).long()
-    maps = explain(model, as_input(model, inputs), classes, **{"operation": method} | options)
+    maps = explain(model, as_input(model, inputs), targets, **{"operation": method} | maps_alone(options))
     return maps[:, None].cpu().numpy()
 
 
@@ -90,6 +100,8 @@ class CaptumIIA:
             raise UserError(f"target is a class, or a list of one for each picture, not the tuple {target}.")
         if return_convergence_delta:
             options["return_error"] = True
+        else:
+            maps_alone(self.options | options)
         found = explain(self.forward_func, pictures, target, **self.options | options)
         maps, *delta = found if return_convergence_delta else [found]
         maps = (maps[:, None],) if isinstance(inputs, tuple) else maps[:, None]
@@ -106,7 +118,11 @@ class GradCamIIA:
 
     def __init__(self, model: nn.Module, target_layers: Sequence[nn.Module | str | int] = ("last",),
                  **options) -> None:
-        self.model, self.target_layers, self.options = model, target_layers, options
+        one = isinstance(target_layers, (nn.Module, str, int))
+        self.model, self.target_layers = model, [target_layers] if one else list(target_layers)
+        self.options = maps_alone(options)
+        if not self.target_layers:
+            raise UserError("target_layers is empty; give a layer, or leave it out.")
 
     def __call__(self, input_tensor: Tensor, targets: Sequence[Callable[[Tensor], Tensor]] | None = None,
                  aug_smooth: bool = False, eigen_smooth: bool = False) -> np.ndarray:
@@ -123,8 +139,13 @@ class GradCamIIA:
         model = sized(self.model, pictures)
         if targets is None:
             targets = [lambda row, y=y: row[y] for y in predict(model, pictures)]
+        if not isinstance(targets, Sequence) or not all(map(callable, targets)):
+            raise UserError("targets are functions of a row of the logits, a list of one for each picture, "
+                            "such as grad-cam's ClassifierOutputTarget(285).")
         if len(targets) != len(pictures):
             raise UserError(f"{len(targets)} targets for {len(pictures)} pictures; give one for each.")
+        if not len(pictures):
+            return np.zeros((0, *pictures.shape[-2:]), np.float32)
         of_layers = [torch.cat([explain(model, x[None], target=of_rows(target), layer=layer, **self.options)
                                 for x, target in zip(pictures, targets)]) for layer in self.target_layers]
         return minmax(torch.stack(of_layers).mean(0)).float().cpu().numpy()

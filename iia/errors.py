@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
 
 
 class UserError(Exception):
@@ -28,6 +30,18 @@ def check_choice(kind: str, name: str, allowed: Iterable[str]) -> str:
     if name not in allowed:
         raise unknown(kind, name, allowed)
     return name
+
+
+def needed(module: str) -> ModuleType:
+    """A library that only the segmentation data sets need; raises UserError where it is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as why:
+        package = module.partition(".")[0]
+        if why.name != package:
+            raise
+        raise UserError(f"the data set needs the package {package}, which is not installed: "
+                        f"pip install {package} (the extra iia[segmentation] has all of them).") from why
 
 
 def first_line(why: Exception) -> str:

@@ -18,6 +18,9 @@ from .options import IIAOptions
 from .precision import products
 from .runs import with_halving
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+MOST_STEPS = 10_000      # the points of "gauss" take the cube of it
+
 
 @torch.inference_mode(False)           # there is no gradient inside that mode
 def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] | int | None = None,
@@ -103,8 +106,9 @@ def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = 
         raise UserError(f"{operation} under {definition!r} approaches no limit; return_error is for IIA's "
                         'own operations under "paper".')
     steps = model.default_steps[definition] if steps is None else steps
-    if not all(isinstance(value, int) and value >= 1 for value in (steps, batch_size)):
-        raise UserError(f"steps ({steps!r}) and batch_size ({batch_size!r}) are whole numbers, at least 1.")
+    if not all(type(value) is int and value >= 1 for value in (steps, batch_size)) or steps > MOST_STEPS:
+        raise UserError(f"steps ({steps!r}) and batch_size ({batch_size!r}) are whole numbers, at least 1, "
+                        f"and steps at most {MOST_STEPS}.")
     cut = model.cut(layer, row.of_layer)
     return row, method, IIAOptions(cut, steps, definition, batch_size, target, quadrature, baseline,
                                    halves=return_error)
@@ -137,9 +141,9 @@ def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
     Raises:
         UserError: it does not read such pictures.
     """
-    if not isinstance(pictures, Tensor):
-        raise UserError(f"pictures are a torch tensor [B, C, H, W], not {type(pictures).__name__}; "
-                        "iia.load_pictures makes one from files.")
+    if not isinstance(pictures, Tensor) or pictures.layout != torch.strided or pictures.is_nested:
+        raise UserError(f"pictures are a dense torch tensor [B, C, H, W], not {type(pictures).__name__} "
+                        f"{getattr(pictures, 'layout', '')}; iia.load_pictures makes one from files.")
     channels = model.channels if isinstance(model, Model) else None
     if pictures.ndim != 4 or channels not in (None, pictures.shape[1]) or not pictures.is_floating_point():
         raise UserError(f"pictures are [B, {channels or 'C'}, H, W] of floating point, not "
@@ -165,16 +169,11 @@ def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequen
     if target is not None:
         if classes is not None:
             raise UserError("classes and target both say what is explained; give one of them.")
-        with torch.no_grad():
-            value = target(model(pictures[:1]))
-        if not isinstance(value, Tensor) or value.shape != (1,):
-            raise UserError("target returns one number for each row of the logits, a tensor [N], not "
-                            f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__} "
-                            "for one row.")
+        check_target(target, model, pictures[:1])
         return torch.zeros(len(pictures), dtype=torch.int64, device=pictures.device)
     try:
         given = torch.as_tensor(classes, device=pictures.device)
-        whole = not given.is_floating_point() and given.dtype != torch.bool
+        whole = given.dtype in WHOLE and given.layout == torch.strided
     except (ValueError, TypeError, RuntimeError):
         whole = False
     if not whole:
@@ -188,6 +187,32 @@ def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequen
     if ((given < 0) | (given >= model.classes)).any():
         raise UserError(f"classes {given.tolist()}: {model.name} has the classes 0..{model.classes - 1}.")
     return given.to(torch.int64).expand(len(pictures))
+
+
+def check_target(target: Target, model: CNN | ViT, picture: Tensor) -> None:
+    """Try a target function on the logits of a picture [1, C, H, W], alone and beside another row.
+
+    Raises:
+        UserError: it gives no number for each row, none with a gradient, or mixes rows.
+    """
+    if not callable(target):
+        raise UserError(f"target is a function of the logits [N, classes], not {type(target).__name__}.")
+    with torch.no_grad():
+        logits = model(picture)
+    with torch.enable_grad():
+        rows = torch.cat([logits, logits.flip(1) + 1]).requires_grad_()
+        alone, both = target(rows[:1].clone()), target(rows.clone())
+    for value, count in ((alone, 1), (both, 2)):
+        if not isinstance(value, Tensor) or value.shape != (count,):
+            raise UserError("target returns one number for each row of the logits, a tensor [N], not "
+                            f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__} "
+                            f"for {count} row{'s' * (count > 1)}.")
+    if not (alone.requires_grad and alone.is_floating_point()):
+        raise UserError("target returns what has no gradient with respect to the logits, as an argmax, a "
+                        f"comparison, a constant or what is detached ({alone.dtype}).")
+    if not torch.allclose(alone[0], both[0], rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise UserError("target mixes the rows of the logits; each number is of its own row alone, since rows "
+                        "are points of different paths.")
 
 
 @contextlib.contextmanager
@@ -213,7 +238,8 @@ def sharing(model: nn.Module, pictures: Tensor) -> Iterator[None]:
 
 
 def operations(model: nn.Module) -> dict[str, Operation]:
-    """The table of operations that explain this model, by name."""
+    """The table of operations that explain this model, by name; a network is wrapped to tell."""
+    model = wrap(model)
     return VIT_OPERATIONS if isinstance(model, ViT) else CNN_OPERATIONS
 
 

@@ -22,8 +22,16 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import NoReturn, get_args
 
-from .errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean, first_line
 from .memory import keep_freed_memory
+
+
+def filled(text: str) -> str:
+    """The text; an empty one is a slip, such as --results_dir=$FOLDER without such a variable."""
+    if not text:
+        raise ValueError
+    return text
+
 
 SWITCH = dict.fromkeys(("true", "yes", "1"), True) | dict.fromkeys(("false", "no", "0"), False)
 KINDS = {       # what a flag takes and how its text becomes a value; the first that fits counts
@@ -32,7 +40,7 @@ KINDS = {       # what a flag takes and how its text becomes a value; the first 
     int: ("INT", int),
     float: ("NUMBER", float),
     list: ("A,B,...", lambda text: [part.strip() for part in text.split(",") if part.strip()]),
-    str: ("TEXT", str),
+    str: ("TEXT", filled),
 }
 # Names of a choice, all of them in small letters, which may be given in any case.
 ANY_CASE = {"model_name", "fallback_model_name", "operations", "definition", "device", "precision",
@@ -51,8 +59,8 @@ class Settings(SimpleNamespace):
 def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") -> NoReturn:
     """Run a script's `main` with its settings: `run(main, globals())`; `epilog` ends its `--help`.
 
-    A UserError, or what the system says of a file, is printed as one message (exit code 2); Ctrl-C ends
-    quietly (130). Otherwise the exit code is what `main` returns. The process keeps freed memory.
+    A UserError, and what the system says of a file or the memory, is printed as one message (exit code 2);
+    Ctrl-C ends quietly (130). Otherwise the exit code is what `main` returns. The process keeps freed memory.
     """
     keep_freed_memory()
     try:
@@ -63,6 +71,12 @@ def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") 
     except OSError as error:         # a folder that may not be entered, a name that is too long, a full disk
         place = error.filename or "a file"
         print(f"error: {place} cannot be used ({error.strerror or error}).", file=sys.stderr)
+        code = 2
+    except (MemoryError, RuntimeError) as error:           # torch's own is a RuntimeError
+        if not (isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error))):
+            raise
+        print(f"error: the memory does not hold this ({first_line(error)}). Take a smaller image_size, "
+              "batch_size or network.", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("\nstopped; what has been written is whole.", file=sys.stderr)

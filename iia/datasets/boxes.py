@@ -59,12 +59,19 @@ class CocoBoxes(Boxes, Coco):
     def boxes(self, index: int) -> list[tuple[str, Box]]:
         number = self.numbers[index]
         try:
-            found = [(self.coco.cats[own["category_id"]]["name"], [float(n) for n in own["bbox"]])
+            found = [(str(self.coco.cats[own["category_id"]]["name"]), list(map(float, listed(own["bbox"]))))
                      for own in self.coco.imgToAnns[number]]
             return [(name, (x, y, x + width, y + height)) for name, (x, y, width, height) in found]
-        except (KeyError, TypeError, ValueError) as why:
+        except (KeyError, TypeError, ValueError, OverflowError) as why:
             raise SampleError(f"an annotation of picture {number} has no box or no category that exists "
                               f"({type(why).__name__}: {why})") from why
+
+
+def listed(edges: object) -> list:
+    """A bbox; raises TypeError where it is no list: of a text the digits would be numbers."""
+    if not isinstance(edges, list):
+        raise TypeError(f"{type(edges).__name__} for a list")
+    return edges
 
 
 def check(boxes: list[tuple[str, Box]], size: tuple[int, int]) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools.coco import COCO
 
-from ..errors import UserError
+from ..errors import UserError, needed
 from .pictures import open_picture
 from .segmentation import SampleError, SegmentationDataset, missing
 
@@ -28,6 +27,7 @@ class Coco(SegmentationDataset):
 
     def open(self, root: Path) -> None:
         annotations, self.pictures = find(root)
+        COCO = needed("pycocotools.coco").COCO
         self.sources = [annotations]
         try:
             with contextlib.redirect_stdout(io.StringIO()):        # it tells what it is doing
@@ -108,6 +108,8 @@ def good_parts(segmentation: list | dict | None, height: int, width: int) -> lis
     lengths = counts if isinstance(counts, list) else runs(counts)
     if list(segmentation["size"]) != [height, width]:
         raise ValueError("a mask of another size")
+    if not all(type(length) is int for length in lengths):           # it would cut fractions off
+        raise TypeError("a run-length code of other than whole numbers")
     if min(lengths) < 0 or sum(lengths) != height * width:
         raise ValueError("a run-length code that does not fill its mask")
     return {"size": [height, width], "counts": counts}

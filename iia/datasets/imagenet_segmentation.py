@@ -3,11 +3,10 @@ file."""
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, needed
 from .segmentation import SampleError, SegmentationDataset, check_size, missing
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -30,6 +29,7 @@ class ImageNetSegmentation(SegmentationDataset):
 
     def open(self, root: Path) -> None:
         self.path = find(root)
+        h5py = needed("h5py")
         self.sources = [self.path]
         try:
             with h5py.File(self.path) as file:
@@ -43,11 +43,14 @@ class ImageNetSegmentation(SegmentationDataset):
         self.ids = [str(i) for i in range(pictures)]
 
     def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        h5py = needed("h5py")
         try:
             with h5py.File(self.path) as file:       # anew: HDF5 cannot share it with forked processes
                 pixels = file[file["/value/img"][index, 0]]                      # (3, W, H)
                 mask = file[file[file["/value/gt"][index, 0]][0, 0]]             # (W, H)
                 check_size(self.ids[index], mask.shape, pixels.shape[1:])        # before they are read
+                if len(pixels) != 3 or not np.isfinite(mask[()]).all():
+                    raise ValueError("it has not three channels, or its mask has NaN")
                 picture = Image.fromarray(np.ascontiguousarray(pixels[()].T)).convert("RGB")
                 return picture, mask[()].T > 0
         except BROKEN as why:

@@ -100,7 +100,7 @@ def read_list(pics_file: Path, lines: list[str], images_dir: Path,
         place = f"{pics_file}:{number}"
         try:
             name, target = read_line(text, names)
-            first = seen.setdefault((name, target), place)
+            first = seen.setdefault((images_dir / name, target), place)       # "./a.png" is "a.png"
             if first != place:
                 raise ValueError(f"{name} with class {target} is listed already in {first}")
             found.append((images_dir / name, target, place))

@@ -1,6 +1,6 @@
 """A picture file as the tensor a network sees (METHOD.md, section 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,8 @@ def open_picture(path: str | Path, channels: int = 3, upright: bool = False) -> 
         UserError: no such number of channels.
     """
     mode = mode_of(channels)
+    if Path(path).exists() and not Path(path).is_file():       # a folder, or a pipe, which never ends
+        raise PictureError(f"{path} is no file")
     try:
         with Image.open(path) as picture:
             picture.load()
@@ -137,6 +139,13 @@ def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
+    if not hasattr(model, "channels"):
+        raise UserError("load_pictures wants the model that iia.load_model or iia.wrap returned, not "
+                        f"{type(model).__name__}.")
+    paths = list(paths) if isinstance(paths, Iterable) else [paths]
+    if not all(isinstance(path, (str, Path)) for path in paths):
+        raise UserError("paths are names of picture files; iia.explain takes the tensor of a picture that is "
+                        "read already.")
     if not paths:
         raise UserError("paths is empty; name at least one picture.")
     raw = torch.stack([squash(open_picture(path, model.channels, upright=True), model.size)

@@ -33,7 +33,7 @@ class Voc(SegmentationDataset):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as why:
             raise UserError(f"{path} cannot be read ({why}).") from why
-        self.ids = [line.split()[0] for line in lines if line.strip()]
+        self.ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
         if not self.ids:
             raise UserError(f"{path} names no picture.")
         self.sources = [path]
@@ -56,7 +56,7 @@ class Voc(SegmentationDataset):
         name = self.ids[index]
         path = self.folder / "SegmentationClass" / f"{name}.png"
         try:
-            with Image.open(path) as mask:
+            with Image.open(path, formats=["PNG"]) as mask:      # one of a lossy format has other numbers
                 check_size(name, mask.size, size or mask.size)   # before it is decoded
                 several = len(mask.getbands()) > 1  # colours; of a palette picture its numbers count, [H, W]
                 return np.array(mask.convert("RGB") if several else mask)

@@ -1,11 +1,13 @@
 """What is explained: networks by name, or the user's own."""
 
+import math
 import weakref
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from ..datasets.pictures import for_channels
+from ..datasets.pictures import for_channels, parse_size
 from ..errors import UserError, check_choice
 from ..precision import PRECISIONS, products
 from .cnn import CNN, OnlyAttention
@@ -53,12 +55,14 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
     kinds = {kind.__name__ for kind in type(original).__mro__ if "torchvision" not in kind.__module__}
     usual = HALF if kinds & OF_HALF else IMAGENET
     config = usual | (getattr(original, "pretrained_cfg", None) or {})
-    shapes = [(count, *size) for size in sizes_of(original, image_size)
+    if in_chans is not None and (type(in_chans) is not int or in_chans < 1):
+        raise UserError(f"in_chans is {in_chans!r}; it is a whole number, at least 1.")
+    shapes = [(count, *size) for size in sizes_of(original, parse_size(image_size))
               for count in ([in_chans] if in_chans else channels_of(original))]
     with products(precision):
         whole = take(network, shapes, says=own_size(original))
         channels = whole.probe.shape[1]
-        mean, std = (for_channels(given or config[key], channels)
+        mean, std = (for_channels(config[key] if given is None else numbers(key, given, channels), channels)
                      for given, key in ((mean, "mean"), (std, "std")))
         try:
             model = ViT(whole, name or "vit", mean, std, precision, labels)
@@ -67,11 +71,26 @@ def wrap(network: nn.Module, name: str | None = None, mean: tuple | None = None,
                 model = CNN(whole, name or "cnn", mean, std, precision, labels)
             except OnlyAttention as also:
                 raise UserError(f"{also} ({why}).") from why
+    if isinstance(labels, str):
+        raise UserError("labels are a list of names; iia.load_model reads them from a file.")
     if labels is not None and len(labels) != model.classes:
         raise UserError(f"{len(labels)} labels were given, but {model.name} has {model.classes} classes.")
     model.modules_names = weakref.WeakKeyDictionary(
         {module: name for name, module in original.named_modules()})
     return model
+
+
+def numbers(key: str, given: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A mean or std, three numbers or one for each channel; raises UserError where it is other."""
+    try:
+        values = tuple(float(value) for value in given)
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) not in (3, channels) or not all(math.isfinite(value) and (key == "mean" or value > 0)
+                                                   for value in values):
+        raise UserError(f"{key} is {given!r}; it has a number for each of the {channels} channels"
+                        f"{', above 0' * (key == 'std')}.")
+    return values
 
 
 def channels_of(network: nn.Module) -> list[int]:
@@ -92,9 +111,9 @@ def own_size(network: nn.Module) -> tuple[int, int] | None:
     return own if len(own) == 2 else None
 
 
-def sizes_of(network: nn.Module, given: int | tuple[int, int] | None) -> list[tuple[int, int]]:
+def sizes_of(network: nn.Module, given: tuple[int, int] | None) -> list[tuple[int, int]]:
     """The sizes of pictures to try, (height, width): the one given, else its own and then the usual ones."""
     if given is not None:
-        return [(given, given) if isinstance(given, int) else tuple(given)]
+        return [given]
     own = own_size(network)
     return ([own] if own else []) + [(size, size) for size in SIZES]

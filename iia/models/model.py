@@ -153,5 +153,5 @@ def ends_without_head(classes: int, ran: list[nn.Module]) -> bool:
     if any(classes in shape[:2] for shape in matrices):
         return False                            # one of a part that has no last layer as a module
     if last is None or not any(classes in shape[:2] for shape in sizes[last]):
-        return bool(weighted)
+        return bool(weighted) and (weighted[-1] in norms or not isinstance(last, nn.Linear))
     return weighted[-1] in norms or isinstance(last, nn.Conv2d) and isinstance(leaves[-1], nn.Identity)

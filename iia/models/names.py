@@ -55,7 +55,9 @@ def build(name: str, num_classes: int | None = None, in_chans: int | None = None
     Raises:
         UserError: an unknown name, or a network that cannot be built so.
     """
-    name = ALIASES.get(name, name)
+    name = ALIASES.get(name, str(name))
+    if in_chans is not None and (type(in_chans) is not int or in_chans < 1):
+        raise UserError(f"in_chans is {in_chans!r}; it is a whole number, at least 1.")
     known = TIMM_NAMES.get(name, name.removeprefix("timm/"))
     if known == name and name in tv.list_models(module=tv):
         make = torchvision_network
@@ -70,7 +72,7 @@ def build(name: str, num_classes: int | None = None, in_chans: int | None = None
         network, mean, std, size, source = make(known, num_classes, in_chans, image_size)
     except Exception as why:      # each builder raises what it meets
         raise UserError(f"{name} cannot be built so ({' '.join(str(why).split())}); "
-                        "give an image_size it allows.") from why
+                        "give an image_size and in_chans that it allows.") from why
     source = replace(source, more_names=FILES.get(name, ()))
     labels = list(IMAGENET) if len(IMAGENET) == (
         num_classes or getattr(network, "num_classes", len(IMAGENET))) else None

@@ -63,7 +63,13 @@ class Snapshot(nn.Module):
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside DataParallel, torch.compile or peft's wrapper, which compute the same."""
+    """The network inside DataParallel, torch.compile or peft's wrapper, which compute the same.
+
+    Raises:
+        UserError: it is no network, or the wrapper has hooks.
+    """
+    if not isinstance(network, nn.Module):
+        raise UserError(f"a network is a torch.nn.Module, not {type(network).__name__}.")
     while True:
         inner = next((name for name in ("module", "_orig_mod") if type(network).__name__ in
                       ("DataParallel", "DistributedDataParallel", "OptimizedModule")
@@ -88,8 +94,6 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
     Raises:
         UserError: it reads none of them, cannot be copied, or the copy computes something else.
     """
-    if not isinstance(network, nn.Module):
-        raise UserError(f"a network is a torch.nn.Module, not {type(network).__name__}.")
     network = unwrapped(network)
     name = type(network).__name__
     if isinstance(network, torch.jit.ScriptModule):
@@ -98,6 +102,8 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
     with ONE_AT_A_TIME, torch.no_grad():
         whole = Snapshot(detached_copy(network), name)
         like = next((p for p in whole.parameters() if p.is_floating_point()), torch.empty(0))
+        if like.is_meta:
+            raise UserError(f"the weights of {name} are on the device meta, which has no numbers.")
         with watched(whole.network) as hooks:
             probe, logits = first_pass(whole, shapes, like, says)
             if hooks:

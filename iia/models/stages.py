@@ -70,7 +70,7 @@ def find_by_name(model: "CNN", layer: object) -> Layer:
     if isinstance(layer, nn.Module):
         name = model.modules_names.get(layer) or next(
             (name for name, own in model.network.named_modules() if own is layer), None)
-        if name is None:
+        if not name:
             raise UserError(f"the layer given ({type(layer).__name__}) is no module of {model.name}.")
         layer = name
     names = {each.name: each for each in model.layers}

@@ -79,7 +79,8 @@ class ViT(Model):
     def cut(self, layer: int | str, of_map: bool = True) -> int:
         """IIA for ViTs always ends at the last block: the only layer is "last", or its number."""
         if layer not in ("last", len(self.blocks)):
-            raise UserError(f'layer {layer!r}: a ViT is explained at its last block only ("last").')
+            named = type(layer).__name__ if isinstance(layer, nn.Module) else repr(layer)
+            raise UserError(f'layer {named}: a ViT is explained at its last block only ("last").')
         return len(self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
