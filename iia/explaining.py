@@ -142,8 +142,9 @@ def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
         UserError: it does not read such pictures.
     """
     if not isinstance(pictures, Tensor) or pictures.layout != torch.strided or pictures.is_nested:
-        raise UserError(f"pictures are a dense torch tensor [B, C, H, W], not {type(pictures).__name__} "
-                        f"{getattr(pictures, 'layout', '')}; iia.load_pictures makes one from files.")
+        kind = f"one of {pictures.layout}" if isinstance(pictures, Tensor) else type(pictures).__name__
+        raise UserError(f"pictures are a torch tensor [B, C, H, W], not {kind}; iia.load_pictures makes one "
+                        "from files.")
     channels = model.channels if isinstance(model, Model) else None
     if pictures.ndim != 4 or channels not in (None, pictures.shape[1]) or not pictures.is_floating_point():
         raise UserError(f"pictures are [B, {channels or 'C'}, H, W] of floating point, not "
@@ -211,8 +212,8 @@ def check_target(target: Target, model: CNN | ViT, picture: Tensor) -> None:
         raise UserError("target returns what has no gradient with respect to the logits, as an argmax, a "
                         f"comparison, a constant or what is detached ({alone.dtype}).")
     if not torch.allclose(alone[0], both[0], rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise UserError("target mixes the rows of the logits; each number is of its own row alone, since rows "
-                        "are points of different paths.")
+        raise UserError("target mixes the rows of the logits; each number is of its own row alone, since "
+                        "rows are points of different paths.")
 
 
 @contextlib.contextmanager
