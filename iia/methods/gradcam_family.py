@@ -73,7 +73,7 @@ def finercam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 
 
 def difference(logits: Tensor, y: Tensor) -> Tensor:
-    """Σ_k w_k (f_y − f_k) over the three classes k whose logits are nearest to f_y: [1, classes], [1] -> [1].
+    """Σ_k w_k (f_y − f_k) over the three classes k whose logits are nearest to f_y.
 
     w is the softmax of their logits, and is differentiated too, as by the library, whose settings these are.
     The library takes one class for a whole batch, and loses w where the classes' probabilities are below
@@ -90,8 +90,9 @@ def scorecam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Score-CAM: ReLU(Σ_c w_c u_c), w the softmax over the channels of f_y(x ∘ mask_c), mask_c = u_c in
     [0, 1], upsampled as by the library (corners aligned).
 
-    Each channel is a pass of the whole network, `batch_size` at once. The library masks the pictures by all
-    channels before the first pass: EfficientNet-Lite0's 1,280 take 770 MB for each picture of a batch.
+    mask_c is u_c, upsampled as by the library (corners aligned) and scaled to [0, 1]. Each channel is a pass
+    of the whole network, `batch_size` at once. The library masks the pictures by all channels before the
+    first pass: EfficientNet-Lite0's 1,280 take 770 MB for each picture of a batch.
     """
     u, score = model.features(x, options.layer), model.score(options.layer, target=options.target)
     scores = [score(model.features(masked, options.layer), own.expand(len(masked)))
@@ -111,8 +112,9 @@ def masked_pictures(u: Tensor, picture: Tensor, batch_size: int) -> Iterator[Ten
 def eigencam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Eigen-CAM: ReLU(±(u − mean u) v), v the first principal component of a layer's cells, of no class.
 
-    Its sign is arbitrary. The library's is what LAPACK gave; here the largest value is positive, which is the
-    library's rule for Seg-Eigen-CAM. Its SVD makes square matrices: 10 GB for a layer of 224 x 224.
+    It is the same for every class. Its sign is arbitrary: the library's is what LAPACK gave; here the value
+    largest in size is positive, which is the library's rule for Seg-Eigen-CAM. The library's SVD makes
+    square matrices: 10 GB for a layer of 224 x 224 cells.
     """
     u = model.features(x, options.layer)
     proper = u.isfinite().flatten(1).all(1)

@@ -30,9 +30,9 @@ def state(net):
 
 
 def test_all_fourteen_are_there():
-    assert sorted(METHODS) == sorted(["gradcam", "gradcampp", "x-gradcam", "hirescam", "layercam", "finer-cam",
-                                      "eigen-cam", "ablation-cam", "score-cam", "lift-cam", "fullgrad", "ig",
-                                      "blurig", "guidedig"])
+    assert sorted(METHODS) == sorted(["gradcam", "gradcampp", "x-gradcam", "hirescam", "layercam",
+                                      "finer-cam", "eigen-cam", "ablation-cam", "score-cam", "lift-cam",
+                                      "fullgrad", "ig", "blurig", "guidedig"])
 
 
 @pytest.mark.parametrize("operation", METHODS)

@@ -14,6 +14,7 @@ from torch import nn
 
 import iia
 from iia.maps import finish
+from iia.methods.gradcam_family import difference
 from iia.models.quick import frozen_copy
 
 
@@ -163,22 +164,19 @@ def test_score_cam_explains_a_target_function_and_keeps_to_the_batch_size(x):
     for new, old in zip(other.classifier[2].parameters(), net.classifier[2].parameters()):
         new.data[:] = old.data[3:4] - old.data[5:6]
 
-    def difference(logits):
+    def spread(logits):
         rows.append(len(logits))
         return logits[:, 3] - logits[:, 5]
 
-    found = iia.explain(net, x, target=difference, operation="score-cam", batch_size=4)
+    found = iia.explain(net, x, target=spread, operation="score-cam", batch_size=4)
     assert max(rows) == 4
     torch.testing.assert_close(found, iia.explain(other, x, 0, "score-cam"))
 
 
 @pytest.mark.parametrize("cut", [3, 5])
 def test_finer_cam_is_its_formula(toy, x, y, cut):
-    """Also where another class has the very logit of y, and of classes less probable than 1e-9."""
-    with torch.no_grad():
-        toy.network.classifier[2].bias[0] += 50
-        for part in (toy.network.classifier[2].weight, toy.network.classifier[2].bias):
-            part[1] = part[3]
+    """Of classes less probable than 1e-9 too."""
+    toy.network.classifier[2].bias.data[0] += 50
     toy = iia.wrap(toy.network)
     u = toy.features(x, cut).requires_grad_()
     logits, weighted = toy.tail(cut)(u), 0
@@ -191,6 +189,12 @@ def test_finer_cam_is_its_formula(toy, x, y, cut):
     want = finish(FORMULAS["gradcam"](u.detach(), g).relu(), (16, 16), "bicubic")
     assert (want.amax((1, 2)) == 1).all()
     torch.testing.assert_close(iia.explain(toy, x, y, "finer-cam", layer=cut), want, atol=1e-5, rtol=0)
+
+
+def test_finer_cam_compares_a_class_with_its_equal_and_not_with_itself():
+    logits = torch.tensor([[-9.0, 2, 1, 2, 0]], requires_grad=True)
+    slope = torch.autograd.grad(difference(logits, torch.tensor([3])).sum(), logits)[0][0]
+    assert slope[0] == 0 and slope[1] < 0 < slope[3]
 
 
 def test_finer_cam_is_the_library_on_the_whole_network(x):
