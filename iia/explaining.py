@@ -138,8 +138,9 @@ def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
         UserError: it does not read such pictures.
     """
     if not isinstance(pictures, Tensor) or pictures.layout != torch.strided or pictures.is_nested:
-        raise UserError(f"pictures are a dense torch tensor [B, C, H, W], not {type(pictures).__name__} "
-                        f"{getattr(pictures, 'layout', '')}; iia.load_pictures makes one from files.")
+        what = "a sparse or nested one" if isinstance(pictures, Tensor) else type(pictures).__name__
+        raise UserError(f"pictures are a torch tensor [B, C, H, W], not {what}; iia.load_pictures makes one from "
+                        "files.")
     channels = model.channels if isinstance(model, Model) else None
     if pictures.ndim != 4 or channels not in (None, pictures.shape[1]) or not pictures.is_floating_point():
         raise UserError(f"pictures are [B, {channels or 'C'}, H, W] of floating point, not "
