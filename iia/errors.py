@@ -38,7 +38,7 @@ def needed(module: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as why:
         package = module.partition(".")[0]
-        if why.name != package:
+        if str(why.name).partition(".")[0] != package:
             raise
         raise UserError(f"the data set needs the package {package}, which is not installed: "
                         f"pip install {package} (the extra iia[segmentation] has all of them).") from why

@@ -150,3 +150,34 @@ def test_gradcam_averages_layers(vgg, pictures):
 def test_gradcam_refuses_in_a_sentence(how, said, vgg, pictures):
     with pytest.raises(iia.UserError, match=said):
         GradCamIIA(vgg, steps=1)(pictures, **how)
+
+
+@pytest.mark.parametrize("how, said", [
+    ({"targets": [1, 2, 0]}, "targets are functions"),
+    ({"targets": ClassifierOutputTarget(1)}, "targets are functions"),
+    ({"input_tensor": None}, "VGG and NoneType are no network and its pictures")])
+def test_gradcam_inputs_of_other_kinds(how, said, vgg, pictures):
+    with pytest.raises(iia.UserError, match=said):
+        GradCamIIA(vgg, steps=1)(**{"input_tensor": pictures} | how)
+
+
+def test_gradcam_one_layer_no_layer_and_no_picture(vgg, pictures):
+    layer = vgg.features[3]
+    assert np.array_equal(*(GradCamIIA(vgg, layers, steps=1)(pictures) for layers in (layer, [layer])))
+    with pytest.raises(iia.UserError, match="target_layers is empty"):
+        GradCamIIA(vgg, [])
+    assert GradCamIIA(vgg, steps=1)(pictures[:0]).shape == (0, 16, 16)
+
+
+def test_estimates_beside_the_maps_have_no_place(vgg, pictures):
+    for ask in (lambda: GradCamIIA(vgg, return_error=True),
+                lambda: CaptumIIA(vgg, return_error=True).attribute(pictures, 1),
+                lambda: quantus_explain(vgg, pictures.numpy(), [1, 2, 0], return_error=True)):
+        with pytest.raises(iia.UserError, match="return_error has no place"):
+            ask()
+
+
+@pytest.mark.parametrize("targets", [np.array([0.5, 1, 2]), None, np.array(["a", "b", "c"])])
+def test_quantus_classes_that_are_none(targets, vgg, pictures):
+    with pytest.raises(iia.UserError, match="classes are whole numbers"):
+        quantus_explain(vgg, pictures.numpy(), targets, steps=1)

@@ -289,16 +289,43 @@ def test_a_wrapped_model_is_a_snapshot_and_a_network_is_explained_as_it_is_now(k
     ({"pictures": "float32"}, "the pictures are torch.float32 on cpu, the network is torch.float64"),
     ({"pictures": "list"}, "a torch tensor \\[B, C, H, W\\], not list"),
     ({"pictures": "flat"}, "not \\[3, 16, 16\\]"),
+    ({"pictures": "sparse"}, "not a sparse or nested one"), ({"classes": 1j}, "whole numbers"),
+    ({"classes": torch.tensor([1, 1, 1], dtype=torch.uint64)}, "whole numbers"),
+    ({"classes": torch.tensor([1, 1, 1]).to_sparse()}, "whole numbers"),
+    ({"steps": 10**20}, "at most 10000"), ({"steps": True}, "steps \\(True\\)"),
 ])
 @pytest.mark.parametrize("kind", ["vgg", "vit"])
 def test_what_cannot_be_explained(kind, wrong, said, request):
     x = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
-    named = {"float32": x.float(), "list": x.tolist(), "flat": x[0]}
+    named = {"float32": x.float(), "list": x.tolist(), "flat": x[0], "sparse": x.to_sparse()}
     arguments = {"pictures": x, "classes": 0} | wrong
     if "pictures" in wrong:
         arguments["pictures"] = named[wrong["pictures"]]
     with pytest.raises(iia.UserError, match=said):
         iia.explain(request.getfixturevalue(kind), **arguments)
+
+
+@pytest.mark.parametrize("target, said", [
+    ("a", "target is a function"), (lambda rows: rows.argmax(1), "no gradient"),
+    (lambda rows: torch.ones(len(rows)), "no gradient"), (lambda rows: rows[:, 0].detach(), "no gradient"),
+    (lambda rows: rows[:, 0] * 1j, "no gradient"), (lambda rows: rows[:1, 0], "for 2 rows"),
+    (lambda rows: rows[:, 0] - rows[:, 0].mean(), "mixes the rows"),
+    (lambda rows: rows[:1, 0].expand(len(rows)) + rows[-1:, 1], "mixes the rows")])
+def test_targets_that_explain_nothing_or_another_row(target, said, vgg, pictures):
+    with pytest.raises(iia.UserError, match=said):
+        iia.explain(vgg, pictures, target=target, steps=1)
+    iia.explain(vgg, pictures, target=lambda rows: rows[:, 0] - rows.logsumexp(1), steps=1)
+
+
+def test_a_layer_that_is_no_layer_is_named_shortly(vgg, vit, pictures):
+    for network, layer, operation in ((vit, vit.blocks[0], "gae"), (vgg, vgg, "iia")):
+        with pytest.raises(iia.UserError) as why:
+            iia.explain(network, pictures, 0, operation, layer=layer)
+        assert type(layer).__name__ in str(why.value) and len(str(why.value)) < 100
+
+
+def test_operations_of_a_network_as_it_is(vit):
+    assert "gae" in iia.operations(vit) and "gradcam" in iia.operations(timm.create_model("test_resnet"))
 
 
 @pytest.mark.parametrize("kind", ["vgg", "vit"])

@@ -114,7 +114,7 @@ def test_every_scripts_help_comes_before_torch(script):
 @pytest.mark.parametrize("flag, said", [
     ("--model_nam=x", "Did you mean 'model_name'"), ("--Steps=3", "Did you mean 'steps'"),
     ("--steps=many", "--steps takes INT"), ("--save=perhaps", "--save takes true.false, not 'perhaps'"),
-    ("--uncommented=3", "unknown flag"), ("stray", "unknown flag"),
+    ("--weights_path=", "--weights_path takes none.TEXT, not ''"), ("--uncommented=3", "unknown flag"), ("stray", "unknown flag"),
 ])
 def test_mistakes_are_named(flag, said, script):
     with pytest.raises(UserError, match=said):
@@ -147,3 +147,17 @@ def test_what_the_system_says_of_a_file_is_one_line(tmp_path, capsys, monkeypatc
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "cannot be used (" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("why", [MemoryError("7 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+                                 RuntimeError("a bug")])
+def test_too_little_memory_is_one_line_and_other_errors_are_not_hidden(why, tmp_path, capsys, monkeypatch):
+    def main(found):
+        raise why
+
+    (tmp_path / "script.py").write_text("")
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(RuntimeError if "bug" in str(why) else SystemExit) as end:
+        settings.run(main, {"__file__": str(tmp_path / "script.py")})
+    if "bug" not in str(why):
+        assert end.value.code == 2 and "image_size" in capsys.readouterr().err

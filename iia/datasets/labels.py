@@ -23,14 +23,15 @@ def read_labels(path: str | Path) -> list[str]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        if Path(path).suffix.lower() != ".json":
-            return [line.strip() for line in text.splitlines() if line.strip()]
-        names = json.loads(text)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        names = json.loads(text) if Path(path).suffix.lower() == ".json" else lines
         if isinstance(names, dict):
             names = names if "0" in names else {str(number): name for name, number in names.items()}
             names = [names[str(number)] for number in range(len(names))]
-        return [str(name) for name in list(names)]
-    except (OSError, ValueError, KeyError, TypeError) as why:
+        if not names or not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
+            raise ValueError("no names")
+        return [str(name) for name in names]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as why:
         raise UserError(f"labels_file {str(path)!r} cannot be read as names of classes "
                         f"({type(why).__name__}: {why}): give a name a line, or JSON as "
                         '["cat", ...], {"0": "cat", ...} or {"cat": 0, ...}.') from why

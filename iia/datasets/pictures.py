@@ -42,9 +42,9 @@ def open_picture(path: str | Path, channels: int = 3, upright: bool = False) -> 
         UserError: no such number of channels.
     """
     mode = mode_of(channels)
-    if Path(path).exists() and not Path(path).is_file():       # a folder, or a pipe, which never ends
-        raise PictureError(f"{path} is no file")
     try:
+        if Path(path).exists() and not Path(path).is_file():       # a folder, or a pipe, which never ends
+            raise PictureError(f"{path} is no file")
         with Image.open(path) as picture:
             picture.load()
             grey = in_8_bits(picture, path) if picture.mode[0] in "IF" else picture

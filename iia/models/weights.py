@@ -132,8 +132,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise UserError(f"{path} holds no state dict (a dict of tensors by name).")
     for name, value in state.items():
-        if value.layout != torch.strided or value.is_complex():
-            raise UserError(f"{path}: {name} is a sparse or complex tensor, which no network here has.")
+        if value.layout != torch.strided or value.is_complex() or value.is_quantized or value.is_meta:
+            raise UserError(f"{path}: {name} is a sparse, complex, quantized or empty (meta) tensor, which no "
+                            "network here has.")
         if not torch.isfinite(value).all():
             raise UserError(f"{path}: {name} has values that are not finite (NaN or infinity); maps of such "
                             "a network would mean nothing. Take an earlier checkpoint.")
@@ -162,6 +163,8 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str | Pa
                 "of another shape": [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
                                      for name in own
                                      if name in state and state[name].shape != own[name].shape]}
+    problems["of whole numbers"] = [name for name in own if name in state and own[name].is_floating_point()
+                                    and not state[name].is_floating_point()]
     said = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
             for what, names in problems.items() if names]
     if said:

@@ -21,7 +21,8 @@ def test_labels_of_every_kind(file, text, tmp_path):
     assert read_labels(tmp_path / file) == NAMES
 
 
-@pytest.mark.parametrize("text", ["[", "5", '{"cat": 1, "dog": 2}', '{"0": "cat", "2": "dog"}', "null"])
+@pytest.mark.parametrize("text", ["[", "5", '{"cat": 1, "dog": 2}', '{"0": "cat", "2": "dog"}', "null", "[]", '"abc"',
+                                  '[["cat"]]', "[" * 100_000])
 def test_json_that_names_no_classes(text, tmp_path):
     (tmp_path / "names.json").write_text(text)
     with pytest.raises(UserError, match="labels_file.*names.json.*a name a line"):
@@ -30,6 +31,7 @@ def test_json_that_names_no_classes(text, tmp_path):
 
 def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
-    for name in ("absent.txt", "binary.txt"):
+    (tmp_path / "blank.txt").write_text("\n\n")
+    for name in ("absent.txt", "binary.txt", "blank.txt"):
         with pytest.raises(UserError, match=name):
             read_labels(tmp_path / name)

@@ -56,6 +56,12 @@ def test_classes_that_are_not_the_networks(line, said, tmp_path):
     assert pics == [] and said in problem
 
 
+def test_another_way_to_write_a_place_is_the_same_picture(tmp_path):
+    (tmp_path / "pics.txt").write_text("a.png 1\n./a.png 1\n")
+    pics, (problem,) = read_pics(tmp_path / "pics.txt", ".")
+    assert len(pics) == 1 and "listed already" in problem
+
+
 def test_a_line_that_repeats_another_is_named_and_counts_once(tmp_path):
     path = tmp_path / "pics.txt"
     path.write_text("a.png 0\nb.png 0\na.png cat\na.png 1\na.png 0\n")

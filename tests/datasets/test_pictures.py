@@ -1,5 +1,7 @@
 """Pictures of more than 8 bits, and photographs that lie on their side."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -62,3 +64,21 @@ def test_photographs_are_set_upright(orientation, turn, tmp_path):
     assert torch.equal(found, iia.load_pictures(tmp_path / "upright.png", model))
     stored = TF.to_tensor(open_picture(tmp_path / "phone.png"))
     assert torch.equal(stored, TF.to_tensor(upright.transpose(turn)))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "folder.png"):
+        with pytest.raises(PictureError, match="is no file"):
+            open_picture(tmp_path / name)
+    with pytest.raises(PictureError, match="cannot be decoded"):
+        open_picture(tmp_path / ("long" * 100))
+
+
+@pytest.mark.parametrize("paths", [5, [5], b"a.png", [Image.new("RGB", (4, 4))]])
+def test_paths_that_are_no_names(paths):
+    with pytest.raises(iia.UserError, match="names of picture files"):
+        iia.load_pictures(paths, iia.wrap(toy_vgg()))
+    with pytest.raises(iia.UserError, match="not VGG"):
+        iia.load_pictures(["a.png"], toy_vgg())

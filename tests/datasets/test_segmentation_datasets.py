@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import shutil
+import sys
 import zlib
 
 import h5py
@@ -113,7 +114,7 @@ def test_coco_without_annotations(tmp_path):
 
 SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]             # 400 pixels
 BROKEN = [[[1, 2, 3]], [SQUARE, [1, 2, 3]], {"size": [40, 60]}, {"size": [9, 9], "counts": "abc"}, "abc", [SQUARE, None],
-          {"size": [2, 2], "counts": [4]}, [[*SQUARE[:-1], math.nan]], [[*SQUARE[:-1], math.inf]], [[*SQUARE[:-1], 2e8]]]
+          {"size": [40, 60], "counts": [2399.5, 0.5]}, {"size": [2, 2], "counts": [4]}, [[*SQUARE[:-1], math.nan]], [[*SQUARE[:-1], math.inf]], [[*SQUARE[:-1], 2e8]]]
 EMPTY = [[], [[]], None, "no key", [[1, 2, 3, 4]]]
 
 
@@ -222,6 +223,19 @@ def test_voc_mask_in_colours(tmp_path):
     assert torch.equal(Voc(tmp_path)[0][1], nearest((colours[..., 2] > 0).astype(np.uint8)))
 
 
+def test_voc_pictures_that_are_listed_twice_count_once(tmp_path):
+    listed = voc_tree(tmp_path) / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    listed.write_text("2008_000002\n2008_000000\n2008_000002\n")
+    assert Voc(tmp_path).ids == ["2008_000002", "2008_000000"]
+
+
+def test_voc_mask_in_a_lossy_format(tmp_path):
+    path = voc_tree(tmp_path) / "VOCdevkit/VOC2012/SegmentationClass/2008_000000.png"
+    Image.fromarray(voc_labels(0)).save(path, format="JPEG")
+    with pytest.raises(SampleError, match="2008_000000.png cannot be decoded"):
+        Voc(tmp_path)[0]
+
+
 def test_voc_list_that_names_nothing(tmp_path):
     listed = voc_tree(tmp_path) / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
     listed.write_text("\r\n")
@@ -269,6 +283,26 @@ def test_gtsegs_axes_and_first_annotation(tmp_path):
         pixels, mask = data.picture_and_mask(index)
         assert np.array_equal(np.asarray(pixels), picture(index)) and np.array_equal(mask, box(index))
         assert torch.equal(data[index][1], nearest(box(index)))
+
+
+def test_gtsegs_of_four_channels_and_masks_of_nan(tmp_path):
+    with h5py.File(gtsegs_tree(tmp_path) / "gtsegs_ijcv.mat", "r+") as file:
+        for name, shape in (("img0", (4, 60, 40)), ("first1", (48, 66))):
+            del file[f"#refs#/{name}"]
+            file[f"#refs#/{name}"] = np.ones(shape, np.uint8) if len(shape) == 3 else np.full(shape, np.nan)
+    for index in (0, 1):
+        with pytest.raises(SampleError, match="three channels, or its mask has NaN"):
+            ImageNetSegmentation(tmp_path)[index]
+
+
+@pytest.mark.parametrize("kind, package, tree", [(Coco, "pycocotools", coco_tree),
+                                                 (ImageNetSegmentation, "h5py", gtsegs_tree)])
+def test_a_library_that_is_not_installed_is_named(kind, package, tree, tmp_path, monkeypatch):
+    tree(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"{package}.coco", raising=False)
+    with pytest.raises(UserError, match=f"pip install {package} "):
+        kind(tmp_path)
 
 
 def test_gtsegs_in_the_projects_root(tmp_path, monkeypatch):

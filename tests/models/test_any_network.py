@@ -635,6 +635,46 @@ def test_a_network_without_a_head_says_so():
     check(network, x, lambda features: F.cosine_similarity(features, direction[None]))
 
 
+class OfGroups(nn.Module):
+    """Two logits that are made of ten by no layer with weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ten = with_head(nn.Linear(64, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([part.logsumexp(1) for part in self.ten(x).split([4, 6], 1)], 1)
+
+
+def test_logits_that_are_combined_without_weights_are_no_features():
+    groups = OfGroups()
+    found = iia.explain(groups, picture(), 1, steps=2)
+    same = iia.explain(groups.ten, picture(), target=lambda rows: rows[:, 4:].logsumexp(1), steps=2)
+    torch.testing.assert_close(found, same, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("how, said", [
+    ({"image_size": -1}, "sides of at least 1"), ({"image_size": (3, 32, 32)}, "is no size"),
+    ({"image_size": 32.0}, "is no size"), ({"in_chans": -1}, "in_chans is -1"), ({"mean": 0.5}, "mean is 0.5"),
+    ({"mean": (1, 2)}, "for each of the 3 channels"), ({"std": (1, 0, 1)}, "above 0"),
+    ({"std": (1, float("nan"), 1)}, "above 0"), ({"labels": "abcdefghij"}, "list of names")])
+def test_what_wrap_is_told_wrong(how, said):
+    with refused(said):
+        iia.wrap(resnet(), **how)
+
+
+@pytest.mark.parametrize("network, said", [(None, "not NoneType"), ("resnet50", "not str"),
+                                           (resnet, "not function")])
+def test_what_is_no_network(network, said):
+    with refused(said):
+        iia.wrap(network)
+    with refused("on the device meta"):
+        iia.wrap(resnet().to("meta"))
+    for name in (None, 5):
+        with refused(f"model_name '{name}' is unknown"):
+            iia.load_model(name)
+
+
 def test_one_output_is_explained_and_its_probability_is_the_sigmoid():
     network, x = with_head(nn.Linear(64, 1)), 0.2 * picture()
     check(network, x, 0)

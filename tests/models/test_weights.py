@@ -112,6 +112,7 @@ def test_densenets_names_of_2017(tmp_path):
     (lambda s: s.update({"bn1.bias": torch.zeros(7)}),
      r"1 of another shape \(bn1.bias \(7,\) instead of \(64,\)"),
     (lambda s: s.update({"extra": torch.zeros(7)}), r"1 unknown \(extra\)"),
+    (lambda s: s.update({"fc.bias": torch.zeros(1000, dtype=torch.int8)}), r"1 of whole numbers \(fc.bias\)"),
 ])
 def test_loading_is_strict(spoil, said, tmp_path):
     state = tv.resnet18().state_dict()
@@ -155,8 +156,8 @@ def test_names_of_wrapped_networks(tmp_path, prefix):
 @pytest.mark.parametrize("value, said", [
     (torch.tensor([1., float("nan")]), "fc.bias has values that are not finite"),
     (torch.tensor([1., -float("inf")]), "fc.bias has values that are not finite"),
-    (torch.zeros(2, dtype=torch.complex64), "fc.bias is a sparse or complex tensor"),
-    (torch.zeros(2).to_sparse(), "fc.bias is a sparse or complex tensor")])
+    (torch.zeros(2, dtype=torch.complex64), "fc.bias is a sparse, complex"),
+    (torch.zeros(2, device="meta"), "fc.bias is .* empty"), (torch.zeros(2).to_sparse(), "fc.bias is a sparse")])
 def test_tensors_that_make_no_map(tmp_path, value, said):
     torch.save({"fc.bias": value}, tmp_path / "w.pth")
     with pytest.raises(iia.UserError, match=said) as error:
