@@ -49,7 +49,7 @@ def main(chosen):
     stages, head = taken_apart(network, models["fp32"].stage_names)
     explain = partial(iia.explain, pictures=x, classes=y, batch_size=b)
     ours = {op: partial(explain, models["fp32"], operation=op, steps=n) for op in NAMES}
-    gauss = {f"{op}, gauss, n = {k}": partial(explain, models["fp32"], operation=op, steps=k, quadrature="gauss")
+    gauss = {f"{op}, gauss, n = {k}": partial(ours[op], steps=k, quadrature="gauss")
              for op, counts in GAUSS.items() for k in counts}
     half = {f"{op} bf16": partial(explain, models["bf16"], operation=op, steps=n)
             for op in NAMES if "bf16" in models}
