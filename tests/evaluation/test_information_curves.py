@@ -132,3 +132,22 @@ def test_ends_are_shared(setting):
     again, _ = score(model, pictures, classes, maps, ["AIC", "SIC"], originals)
     assert sum(model.passes) == 3 * len(ours.THRESHOLDS)
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_together_as_one_by_one(setting, threads):
+    """Pictures and their maps in shared passes of any size, and in threads, have the figures that each has alone."""
+    model, pictures, classes, maps = setting
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together, curves = score(model, pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS, batch_size=7)
+    finally:
+        torch.set_num_threads(before)
+    for b, seed in enumerate(SEEDS):
+        one = slice(b, b + 1)
+        alone, own = score(model, pictures[one], classes[one], maps[one], ["AIC", "SIC"], seeds=[seed], batch_size=1)
+        for name in alone:
+            assert torch.allclose(together[name][one], alone[name], rtol=0, atol=1e-6), name
+            assert torch.allclose(curves[name][one], own[name], rtol=0, atol=1e-6), name
+    assert len(set(together["SIC"].tolist())) == 3
