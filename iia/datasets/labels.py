@@ -28,7 +28,8 @@ def read_labels(path: str | Path) -> list[str]:
         if isinstance(names, dict):
             names = names if "0" in names else {str(number): name for name, number in names.items()}
             names = [names[str(number)] for number in range(len(names))]
-        if not names or not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
+        of_names = isinstance(names, list) and all(isinstance(name, (str, int)) for name in names)
+        if not (of_names and names):
             raise ValueError("no names")
         return [str(name) for name in names]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as why:

@@ -133,8 +133,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path} holds no state dict (a dict of tensors by name).")
     for name, value in state.items():
         if value.layout != torch.strided or value.is_complex() or value.is_quantized or value.is_meta:
-            raise UserError(f"{path}: {name} is a sparse, complex, quantized or empty (meta) tensor, which no "
-                            "network here has.")
+            raise UserError(f"{path}: {name} is a sparse, complex, quantized or empty (meta) tensor, which "
+                            "no network here has.")
         if not torch.isfinite(value).all():
             raise UserError(f"{path}: {name} has values that are not finite (NaN or infinity); maps of such "
                             "a network would mean nothing. Take an earlier checkpoint.")
