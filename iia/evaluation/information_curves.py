@@ -64,7 +64,7 @@ def curve_endpoints(model, pictures: Tensor, classes: Tensor, seeds: Sequence[in
     blurred, blurred_sizes = fill_all(pixels, kept, exact)
     answers = ask(model, from_pixels(model, blurred, pictures), classes, batch_size)
     sizes = torch.tensor([webp_size(picture) for picture in pixels], dtype=torch.float64)
-    return CurveEndpoints(pixels, kept, blurred_sizes, sizes, answers.double().cpu(), original.double().cpu())
+    return CurveEndpoints(pixels, kept, blurred_sizes, sizes, answers.cpu().double(), original.cpu().double())
 
 
 def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str] | None = None,
@@ -108,7 +108,7 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
     filled, sizes = fill_all(originals, shown.reshape(-1, *shown.shape[2:]), exact)
     asked = classes[rows.to(classes.device)].repeat_interleave(steps)
     answers = ask(model, from_pixels(model, filled, pictures), asked, batch_size)
-    answers = answers.double().cpu().view(len(rows), steps, 2)                              # [R, T, 2]
+    answers = answers.cpu().double().view(len(rows), steps, 2)                              # [R, T, 2]
     low, high = endpoints.blurred_size[rows, None], endpoints.size[rows, None]
     information = ((sizes.view(len(rows), steps) - low) / (high - low)).clamp(0, 1)
     for name, column in columns.items():
@@ -146,7 +146,7 @@ def random_pixels(size: tuple[int, int], seed: int) -> np.ndarray:
 
 def most_relevant(maps: Tensor, thresholds: Sequence[float]) -> np.ndarray:
     """The pixels at or above each threshold's quantile: maps [B, H, W] -> bool [B, T, H, W]."""
-    maps = maps.double().cpu()
+    maps = maps.cpu().double()
     levels = maps.flatten(1).quantile(1 - maps.new_tensor(thresholds), dim=1).T           # [B, T]
     return (maps[:, None] >= levels[..., None, None]).numpy()
 

@@ -43,7 +43,7 @@ def each_picture(mask: Callable[..., np.ndarray], model: CNN, x: Tensor, y: Tens
     The path is laid in float64: Blur IG divides differences of blurred pictures by 0.01.
     """
     masks = []
-    for picture, target in zip(x.detach().permute(0, 2, 3, 1).double().cpu().numpy(), y):
+    for picture, target in zip(x.detach().permute(0, 2, 3, 1).cpu().double().numpy(), y):
         try:
             found = mask(finite(picture), gradients(model, x, target, explained), **settings)
         except FloatingPointError:
@@ -59,7 +59,7 @@ def gradients(model: CNN, like: Tensor, target: Tensor,
     def call(pictures: np.ndarray, call_model_args=None, expected_keys=None) -> dict:
         rows = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(like.dtype).to(like.device)
         found = gradient(lambda v, y: probability(model(v), y, explained), rows, target.expand(len(rows)))
-        return {INPUT_OUTPUT_GRADIENTS: finite(found.permute(0, 2, 3, 1).double().cpu().numpy())}
+        return {INPUT_OUTPUT_GRADIENTS: finite(found.permute(0, 2, 3, 1).cpu().double().numpy())}
 
     return call
 
