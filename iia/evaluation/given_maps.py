@@ -32,6 +32,8 @@ def read_maps(folder: Path, operation: str, model_name: str, pictures: Tensor, s
     for i, stem in enumerate(stems):
         path = map_file(folder, stem, operation, model_name)
         try:
+            if path.exists() and not path.is_file():                # reading a pipe would wait for ever
+                raise ValueError("it is no file")
             values = np.load(path, mmap_mode="r")
             if values.shape != maps[i].shape:
                 raise ValueError(f"it is {list(values.shape)}, not {list(maps[i].shape)}")

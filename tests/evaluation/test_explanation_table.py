@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -279,6 +280,15 @@ def test_maps_that_are_no_real_numbers_are_skipped_and_named(place, capsys, valu
     summary = json.loads((results(place) / "summary.json").read_text())
     assert summary["counts"]["mine"]["POS"] == 4 and summary["degenerate"]["mine"] == 0
     assert len(summary["skipped"]["reasons"]) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_among_the_maps_is_skipped_and_waited_for_by_nobody(place, capsys):
+    write_maps(place)
+    (place / "maps" / "p2_mine_toy.npy").unlink()
+    os.mkfifo(place / "maps" / "p2_mine_toy.npy")
+    assert explanation_table.table(Scrambles(), chosen(place)) == 1
+    assert "p2_mine_toy.npy holds no map (it is no file)" in capsys.readouterr().err
 
 
 def test_a_line_twice_is_counted_once(place, capsys):
