@@ -117,14 +117,13 @@ def eigencam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     square matrices: 10 GB for a layer of 224 x 224 cells.
     """
     u = model.features(x, options.layer)
-    proper = u.isfinite().flatten(1).all(1)
-    cells = torch.where(proper[:, None, None], u.flatten(2).mT, 0)                          # [B, h·w, C]
+    proper = u.isfinite().flatten(1).all(1)[:, None, None]
+    cells = torch.where(proper, u.flatten(2).mT, 0)       # [B, h·w, C]; zeros are degenerate when finished
     cells = cells - cells.mean(1, keepdim=True)
     v = torch.linalg.svd(cells, full_matrices=False).Vh[:, 0]
     along = (cells @ v[:, :, None])[:, :, 0]
-    sign = torch.where(-along.amin(1) > along.amax(1), -1, 1)
-    along = torch.where(proper[:, None], along * sign[:, None], torch.nan)         # degenerate when finished
-    return along.relu().unflatten(1, u.shape[2:])
+    opposite = -along.amin(1, keepdim=True) > along.amax(1, keepdim=True)
+    return torch.where(opposite, -along, along).relu().unflatten(1, u.shape[2:])
 
 
 def ablation(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
