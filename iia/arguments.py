@@ -19,7 +19,7 @@ def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
         UserError: it does not read such pictures.
     """
     if not isinstance(pictures, Tensor) or pictures.layout != torch.strided or pictures.is_nested:
-        kind = f"one of {pictures.layout}" if isinstance(pictures, Tensor) else type(pictures).__name__
+        kind = "a sparse or nested one" if isinstance(pictures, Tensor) else type(pictures).__name__
         raise UserError(f"pictures are a torch tensor [B, C, H, W], not {kind}; iia.load_pictures makes one "
                         "from files.")
     channels = model.channels if isinstance(model, Model) else None
