@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from scipy.interpolate import LinearNDInterpolator
 from scipy.ndimage import minimum_filter
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..datasets.pictures import denormalise, normalise
@@ -155,12 +156,13 @@ def fill_all(pictures: np.ndarray, known: np.ndarray, exact: bool) -> tuple[np.n
     """Each picture filled in from its known pixels, uint8 [N, H, W, C], and its size in bytes, float64 [N].
 
     In as many threads as torch has: the WebP encoder, which takes most of the time, runs outside Python's
-    lock.
+    lock. scipy solves a system of three equations for each triangle, where more threads of its linear algebra
+    would but wait for each other: filling in alone then takes up to some ten times as long.
     """
     def one(picture, mask):
         filled = fill(picture, mask, exact)
         return filled, webp_size(filled)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         filled, sizes = zip(*pool.map(one, pictures, known))
     return np.stack(filled), torch.tensor(sizes, dtype=torch.float64)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from saliency.metrics import pic as library
 from scipy.interpolate import interp1d
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from iia.datasets.photographs import photograph
 from iia.datasets.pictures import normalise, open_picture, squash
@@ -151,3 +152,17 @@ def test_together_as_one_by_one(setting, threads):
             assert torch.allclose(together[name][one], alone[name], rtol=0, atol=1e-6), name
             assert torch.allclose(curves[name][one], own[name], rtol=0, atol=1e-6), name
     assert len(set(together["SIC"].tolist())) == 3
+
+
+def test_filling_in_has_one_thread_of_linear_algebra(setting, monkeypatch):
+    """Its threads wait for each other there; afterwards they are as many as before."""
+    def threads():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    model, pictures, _, maps = setting
+    pixels, known = ours.to_pixels(model, pictures), (maps > 0.5).numpy()
+    wanted, seen, fill = [ours.fill(*given) for given in zip(pixels, known)], [], ours.fill
+    monkeypatch.setattr(ours, "fill", lambda *given: seen.append(threads()) or fill(*given))
+    with threadpool_limits(2, user_api="blas"):
+        filled, sizes = ours.fill_all(pixels, known, exact=False)
+        assert seen == [{1}] * 3 and threads() == {2}
+    assert np.array_equal(filled, wanted) and sizes.tolist() == [ours.webp_size(one) for one in wanted]
