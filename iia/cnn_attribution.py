@@ -18,10 +18,10 @@ from .options import IIAOptions
 
 def iia2(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """IIA2 (section 3): m = Σ_i Σ_j w_i w_j (u_i − r_i) ∘ v_ij ∘ ∂f_y/∂v_ij, u_i = features(x_i)."""
-    f, along = model.score(options.layer, target=options.target), options.path(x)
+    f, rule = model.score(options.layer, target=options.target), options.rule(x)
 
     def integral(u: Tensor, y: Tensor) -> Tensor:
-        return path_integral(f, u, options.start(u), y, along, options.batch_size)
+        return path_integral(f, u, options.start(u), y, rule, options.batch_size)
 
     return along_input(model, x, y, options, integral)
 
@@ -31,17 +31,17 @@ def iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 
     u^{L−1} = features_{L−1}(x_i), v^{L−1} on its path, u^L = stage_L(v^{L−1}), then as in IIA2.
     """
-    f, along = model.score(options.layer, target=options.target), options.path(x)
-    before, maps, p = model.before(options.layer), 0, len(along.a)
+    f, rule = model.score(options.layer, target=options.target), options.rule(x)
+    before, maps, p = model.before(options.layer), 0, len(rule.a)
     for u, owners, weights in input_path(model, x, before, options):
         r = options.start(u).expand_as(u)
         for rows in chunks(len(u) * p, options.batch_size):
             row = torch.arange(rows.start, rows.stop, device=x.device)
             point, step = row // p, row % p
-            v = r[point] + along.a[step].view(-1, 1, 1, 1) * (u - r)[point]
+            v = r[point] + rule.a[step].view(-1, 1, 1, 1) * (u - r)[point]
             above = model.stages(before, options.layer, v)                                  # [rows, C, h, w]
-            above, owner, w = for_each_owner(above, owners[point], weights[..., point] * along.w[..., step])
-            integral = path_integral(f, above, options.start(above), y[owner], along, options.batch_size)
+            above, owner, w = for_each_owner(above, owners[point], weights[..., point] * rule.w[..., step])
+            integral = path_integral(f, above, options.start(above), y[owner], rule, options.batch_size)
             maps = add_rows(maps, integral * w[..., None, None], owner, len(x))
     return maps
 
@@ -66,7 +66,7 @@ def ablation_layer(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Ten
     """The layer's path only: the input's path shrinks to its end, the picture itself."""
     u = model.features(x, options.layer)
     return path_integral(model.score(options.layer, target=options.target), u, options.start(u), y,
-                         options.path(u), options.batch_size)
+                         options.rule(u), options.batch_size)
 
 
 def at_previous(model: CNN, options: IIAOptions) -> IIAOptions:
@@ -105,15 +105,15 @@ def released_iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tens
     """Both baselines are element-wise minima over the input's path, so that pictures are taken one by one:
     m = Σ_i Σ_j Σ_k ReLU(∂f_y/∂v^L ∘ ReLU(v^L))."""
     f, n = model.score(options.layer, "release", options.target), options.steps
-    before, along, maps = model.before(options.layer), options.path(x), []
+    before, rule, maps = model.before(options.layer), options.rule(x), []
     for b in range(len(x)):
         w = torch.cat([u for u, *_ in input_path(model, x[b:b + 1], before, options)])  # [n + 1, C', h', w']
         r, total = w.amin(0, keepdim=True), 0
-        for a in along.a:
+        for a in rule.a:
             v = r + a * (w - r)
             u = torch.cat([model.stages(before, options.layer, v[rows])
                            for rows in chunks(n + 1, options.batch_size)])              # [n + 1, C, h, w]
-            total += path_integral(f, u, u.amin(0, keepdim=True), y[b].expand(n + 1), along,
+            total += path_integral(f, u, u.amin(0, keepdim=True), y[b].expand(n + 1), rule,
                                    options.batch_size, term=relu_term).sum(0, keepdim=True)
         maps.append(total * n)
     return torch.cat(maps)
@@ -133,11 +133,11 @@ def input_path(model: CNN, x: Tensor, cut: Cut,
     Yields (u [P, C, h, w], owners [P, K], w [..., P]). K is 1, but for the picture 0, which is the same
     for all: one row u with all B pictures for owners.
     """
-    along = options.path(x)
-    if along.starts_at_zero:
-        yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)[None], along.w[..., :1]
+    rule = options.rule(x)
+    if rule.starts_at_zero:
+        yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)[None], rule.w[..., :1]
     before = model.before(options.layer)           # the deepest layer that IIA2 and IIA3 have in common
-    points = input_points(x, along, options.batch_size, first=int(along.starts_at_zero))
+    points = input_points(x, rule, options.batch_size, first=int(rule.starts_at_zero))
     for place, (point, owner, w) in enumerate(points):
         u = model.shared.get(x, (before, options.steps, options.quadrature, options.batch_size, place),
                              lambda: model.features(point, before))

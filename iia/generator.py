@@ -17,7 +17,7 @@ from .choosing import explain_options
 from .datasets.photographs import put_in_place
 from .datasets.pics import Pic, read_pics
 from .datasets.pictures import PictureError, mode_of, normalise, open_picture, squash
-from .evaluation.identity import fingerprint
+from .evaluation.identity import weights_of
 from .explaining import explain_and_measure, predict
 from .gallery import Gallery
 from .integration import chunks
@@ -51,7 +51,7 @@ def explain_pics(model: Model, settings: Settings) -> int:
                {"settings": settings.values(), "model": model.label, "versions": versions()})
 
     gallery = Gallery(settings.results_dir, settings.tables_dir)
-    how = {"model": model.label, "weights": fingerprint(model), "layer": model.cut(options["layer"]),
+    how = {"model": model.label, "weights": weights_of(model), "layer": model.cut(options["layer"]),
            "steps": options["steps"], "quadrature": options["quadrature"],
            "baseline": options.get("baseline"), "definition": settings.definition,
            "precision": settings.precision, "picture size": list(model.size),

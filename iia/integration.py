@@ -19,8 +19,8 @@ QUADRATURES = {"riemann": 1.3, "trapezoid": 1.7, "gauss": 1.8}
 
 
 @dataclass(frozen=True)
-class Path:
-    """Where a path is looked at, a [p] in [0, 1], and what each point counts, w [p].
+class Rule:
+    """A quadrature rule: where a path is looked at, a [p] in [0, 1], and what each point counts, w [p].
 
     With two rows, w [2, p], the sum of a rule that has about half of the points is made beside it; what is
     summed has a first dimension of 2 then.
@@ -36,12 +36,12 @@ class Path:
     def starts_at_zero(self) -> bool:
         return self.a[0].item() == 0
 
-    def average(self) -> "Path":
+    def average(self) -> "Rule":
         """The same points, with weights that sum to 1."""
-        return Path(self.a, self.w / self.w.sum(-1, keepdim=True))
+        return Rule(self.a, self.w / self.w.sum(-1, keepdim=True))
 
 
-def path(n: int, like: Tensor, quadrature: str = "riemann", halves: bool = False) -> Path:
+def quadrature_rule(n: int, like: Tensor, quadrature: str = "riemann", halves: bool = False) -> Rule:
     """The n + 1 points of a path with n steps, with the dtype and device of `like` (METHOD.md, section 3).
 
     "riemann" is the paper's sum: a = 0, 1/n, ..., 1, each with weight 1/n. "trapezoid" counts its ends half.
@@ -59,7 +59,7 @@ def path(n: int, like: Tensor, quadrature: str = "riemann", halves: bool = False
         fewer = np.zeros(n + 1)
         fewer[some] = exact_weights(a[some]) if quadrature == "gauss" else spaced_weights(a[some], quadrature)
         w = np.stack([w, fewer])
-    return Path(*(torch.as_tensor(values, dtype=like.dtype, device=like.device) for values in (a, w)))
+    return Rule(*(torch.as_tensor(values, dtype=like.dtype, device=like.device) for values in (a, w)))
 
 
 def spaced_weights(a: np.ndarray, quadrature: str) -> np.ndarray:
@@ -89,17 +89,17 @@ def chunks(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-def input_points(x: Tensor, along: Path, chunk: int,
+def input_points(x: Tensor, rule: Rule, chunk: int,
                  first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The pictures x_i = a_i x, i = first, first + 1, ..., of every picture x [B, ...], `chunk` at a time.
 
     Yields (x_i [P, ...], the pictures they belong to [P], their weights [..., P]).
     """
     count = len(x)
-    for rows in chunks(count * (len(along.a) - first), chunk):
+    for rows in chunks(count * (len(rule.a) - first), chunk):
         row = torch.arange(rows.start, rows.stop, device=x.device)
         step, owner = row // count + first, row % count
-        yield along.a[step].view(-1, 1, 1, 1) * x[owner], owner, along.w[..., step]
+        yield rule.a[step].view(-1, 1, 1, 1) * x[owner], owner, rule.w[..., step]
 
 
 def add_rows(maps: Tensor | int, rows: Tensor, owner: Tensor, count: int) -> Tensor:
@@ -138,7 +138,7 @@ def ig_term(v: Tensor, g: Tensor, d: Tensor) -> Tensor:
     return d * g
 
 
-def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, along: Path, chunk: int,
+def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, rule: Rule, chunk: int,
                   term: Term = iia_term) -> Tensor:
     """Σ_j w_j term at v_j = r + a_j (u − r).
 
@@ -147,7 +147,7 @@ def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, along: Pa
         u: the paths' ends, [P, C, H, W].
         r: their baselines, broadcast against u.
         classes: the class y of each path, [P], int64.
-        along: the points a_j and their weights.
+        rule: the points a_j and their weights.
         chunk: how many points go through `score` at once.
 
     Returns:
@@ -156,9 +156,9 @@ def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, along: Pa
     u = u.contiguous()                        # one order of memory for u, v and g
     r = r.expand_as(u).contiguous()
     d = u - r
-    total = u.new_zeros(*along.w.shape[:-1], len(u), *u.shape[-2:])
-    for steps in chunks(len(along.a), chunk):
-        a, w, size = along.a[steps], along.w[..., steps], steps.stop - steps.start
+    total = u.new_zeros(*rule.w.shape[:-1], len(u), *u.shape[-2:])
+    for steps in chunks(len(rule.a), chunk):
+        a, w, size = rule.a[steps], rule.w[..., steps], steps.stop - steps.start
         for rows in chunks(len(u), max(1, chunk // size)):
             v = torch.addcmul(r[rows, None], a.view(1, -1, 1, 1, 1), d[rows, None])         # [p, s, C, H, W]
             g = gradient(score, v.flatten(0, 1), classes[rows].repeat_interleave(size))

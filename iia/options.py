@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .integration import BASELINES, Path, path
+from .integration import BASELINES, Rule, quadrature_rule
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class IIAOptions:
     baseline: str = "spatial-minimum"
     halves: bool = False
 
-    def path(self, like: Tensor) -> Path:
+    def rule(self, like: Tensor) -> Rule:
         """The points and weights of every path."""
-        return path(self.steps, like, self.quadrature, self.halves)
+        return quadrature_rule(self.steps, like, self.quadrature, self.halves)
 
     def start(self, u: Tensor) -> Tensor:
         """r, where the path of a layer's representation u [N, C, H, W] begins."""

@@ -10,14 +10,14 @@ once; the last block is computed for the rows that are read only; no gradient of
 is the same for all pictures, so what it adds is computed once for each class.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from .integration import Path, add_rows, chunks, input_points
+from .integration import Rule, add_rows, chunks, input_points
 from .models.attention import Passed
 from .models.model import Target, class_or_target
 from .models.vit import ViT
@@ -40,7 +40,7 @@ def iia3(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 
 
 def iia_previous(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """IIA2(L−1): the path is that of the block before the last, a·A_{L−1}(x_i); the last block goes along."""
+    """IIA2(L−1): the path is that of the block before the last, a·A_{L−1}(x_i), and the last is as it is."""
     return along_input(model, x, y, options, 2, block_before)
 
 
@@ -58,7 +58,7 @@ def released_ablation_image(model: ViT, x: Tensor, y: Tensor, options: IIAOption
 def ablation_attention(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The picture alone: C_L = max(0, A_L ∘ G_L) of the plain run, then the last block's attention is
     replaced by a·C_L (drawn from C_L, not from A_L, as the release does it). C is averaged; then rollout."""
-    maps, along = [], options.path(x).average()
+    maps, rule = [], options.rule(x).average()
     for rows in chunks(len(x), options.batch_size):
         with model.casting(x), torch.enable_grad():
             at = model.passes.record(x[rows], len(model.blocks) - 1)
@@ -67,7 +67,7 @@ def ablation_attention(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) ->
             G = torch.autograd.grad(class_or_target(logits, y[rows], options.target).sum(), last,
                                     retain_graph=True)
             end = [(A * g).relu().detach() for A, g in zip(last, G, strict=True)]
-            total = last_block(model, at, y[rows], along, stacked, options.target, end)
+            total = last_block(model, at, y[rows], rule, stacked, options.target, end)
         maps.append(gradient_rollout(model, unstacked(total)))
     return torch.cat(maps, -3)
 
@@ -80,18 +80,18 @@ def along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions, before: i
 
     follow: from a pass that has come to the last `before` blocks to [..., P, h, w].
     """
-    paper, along = options.definition == "paper", options.path(x).average()
+    paper, rule = options.definition == "paper", options.rule(x).average()
     at_point = partial(gradient_rollout, model) if paper else stacked
 
     def inner(points: Tensor, y: Tensor) -> Tensor:
         with model.casting(points), torch.enable_grad():
             at = model.passes.record(points, len(model.blocks) - before)
-            return follow(model, at, y, along, at_point, options.target)
+            return follow(model, at, y, rule, at_point, options.target)
 
     maps = 0
-    if along.starts_at_zero:
-        maps = at_zero(model, x, y, options, follow, inner) * along.w[..., :1, None, None]
-    for points, owner, w in input_points(x, along, options.batch_size, first=int(along.starts_at_zero)):
+    if rule.starts_at_zero:
+        maps = at_zero(model, x, y, options, follow, inner) * rule.w[..., :1, None, None]
+    for points, owner, w in input_points(x, rule, options.batch_size, first=int(rule.starts_at_zero)):
         maps = add_rows(maps, inner(points, y[owner]) * w[..., None, None], owner, len(x))
     return maps if paper else gradient_rollout(model, unstacked(maps))
 
@@ -115,7 +115,7 @@ def at_zero(model: ViT, x: Tensor, y: Tensor, options: IIAOptions, follow: Calla
     return torch.stack([found[c] for c in y.tolist()], -3)
 
 
-def last_block(model: ViT, at: Passed, y: Tensor, along: Path, at_point: AtPoint,
+def last_block(model: ViT, at: Passed, y: Tensor, rule: Rule, at_point: AtPoint,
                target: Target | None = None, end: list[Tensor] | None = None) -> Tensor:
     """Σ_j w_j of what `at_point` makes of C, where the last block's attention is a_j·A_L.
 
@@ -127,29 +127,30 @@ def last_block(model: ViT, at: Passed, y: Tensor, along: Path, at_point: AtPoint
         [..., P, h, w].
     """
     end, total = model.passes.own(at) if end is None else end, 0
-    for a, w in along:
+    for a, w in rule:
         total = total + w * at_point(contributions(model, at, scaled(a, end), y, target))
     return total
 
 
-def last_two_blocks(model: ViT, at: Passed, y: Tensor, along: Path, at_point: AtPoint,
+def last_two_blocks(model: ViT, at: Passed, y: Tensor, rule: Rule, at_point: AtPoint,
                     target: Target | None = None) -> Tensor:
     """Σ_k w_k over the path a_k·A_{L−1} of what `last_block` sums behind it."""
-    end, total = model.passes.own(at), 0
-    for a, w in along:
-        behind = model.passes.through(at, scaled(a, end))
-        total = total + w * last_block(model, behind, y, along, at_point, target)
-    return total
+    return sum(w * last_block(model, behind, y, rule, at_point, target)
+               for behind, w in through_block(model, at, rule))
 
 
-def block_before(model: ViT, at: Passed, y: Tensor, along: Path, at_point: AtPoint,
+def block_before(model: ViT, at: Passed, y: Tensor, rule: Rule, at_point: AtPoint,
                  target: Target | None = None) -> Tensor:
     """Σ_k w_k over the path a_k·A_{L−1} of what `at_point` makes of C, the last block as it is."""
-    end, total = model.passes.own(at), 0
-    for a, w in along:
-        behind = model.passes.through(at, scaled(a, end))
-        total = total + w * at_point(contributions(model, behind, None, y, target))
-    return total
+    return sum(w * at_point(contributions(model, behind, None, y, target))
+               for behind, w in through_block(model, at, rule))
+
+
+def through_block(model: ViT, at: Passed, rule: Rule) -> Iterator[tuple[Passed, Tensor]]:
+    """The pass behind its next block, at each point of that block's path, and the point's weight."""
+    end = model.passes.own(at)
+    for a, w in rule:
+        yield model.passes.through(at, scaled(a, end)), w
 
 
 def scaled(a: Tensor, attention: Iterable[Tensor]) -> list[Tensor]:
@@ -206,7 +207,7 @@ def by_block(model: ViT, matrices: Sequence[Tensor]) -> list[Tensor]:
 def gradients_along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> list[Tensor]:
     """max(0, G) averaged over heads and over the input's path, of each block: [..., B, N, N]."""
     total = 0
-    for points, owner, w in input_points(x, options.path(x).average(), options.batch_size):
+    for points, owner, w in input_points(x, options.rule(x).average(), options.batch_size):
         _, G = plain_run(model, points, y[owner], options.target)
         C = stacked([g.relu().mean(1) for g in G])
         total = add_rows(total, C * w[..., None, None], owner, len(x))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iia.integration import BASELINES, chunks, gradient, ig_term, path, path_integral
+from iia.integration import BASELINES, chunks, gradient, ig_term, path_integral, quadrature_rule
 
 
 DOUBLE = torch.zeros(1, dtype=torch.float64)
@@ -15,16 +15,16 @@ def of_class(logits):
 
 
 def test_path_points_run_from_0_to_1():
-    along = path(4, DOUBLE)
-    assert along.a.tolist() == [0, 0.25, 0.5, 0.75, 1] and along.w.tolist() == [0.25] * 5
+    rule = quadrature_rule(4, DOUBLE)
+    assert rule.a.tolist() == [0, 0.25, 0.5, 0.75, 1] and rule.w.tolist() == [0.25] * 5
 
 
 @pytest.mark.parametrize("quadrature, degrees", [("trapezoid", 1), ("gauss", 13)])
 def test_a_rule_integrates_polynomials(quadrature, degrees):
     """The trapezoid up to degree 1, Gauss and Legendre up to 2n + 1: ∫ a^k = 1/(k + 1)."""
-    along = path(6, DOUBLE, quadrature)
+    rule = quadrature_rule(6, DOUBLE, quadrature)
     for k in range(degrees + 1):
-        torch.testing.assert_close((along.w * along.a**k).sum(), torch.tensor(1 / (k + 1), dtype=torch.float64))
+        torch.testing.assert_close((rule.w * rule.a**k).sum(), torch.tensor(1 / (k + 1), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("quadrature, n, fewer", [
@@ -32,9 +32,9 @@ def test_a_rule_integrates_polynomials(quadrature, degrees):
     ("trapezoid", 5, [0.2, 0, 0.3, 0.3, 0, 0.2]), ("gauss", 2, [0.5, 0, 0.5])])
 def test_the_rule_of_every_second_point(quadrature, n, fewer):
     """That of n/2 where n is even; else the steps differ. The first row is the rule itself."""
-    along = path(n, DOUBLE, quadrature, halves=True)
-    torch.testing.assert_close(along.w[0], path(n, DOUBLE, quadrature).w)
-    torch.testing.assert_close(along.w[1], torch.tensor(fewer, dtype=torch.float64))
+    rule = quadrature_rule(n, DOUBLE, quadrature, halves=True)
+    torch.testing.assert_close(rule.w[0], quadrature_rule(n, DOUBLE, quadrature).w)
+    torch.testing.assert_close(rule.w[1], torch.tensor(fewer, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50])
@@ -56,7 +56,7 @@ def test_iia_of_a_linear_score_has_a_closed_form():
     torch.manual_seed(0)
     w, u, n = torch.randn(2, 3, 3, dtype=torch.float64), torch.rand(1, 2, 3, 3, dtype=torch.float64), 5
     r = BASELINES["spatial-minimum"](u)
-    found = path_integral(lambda v, y: (v * w).flatten(1).sum(1), u, r, torch.tensor([0]), path(n, u), 4)
+    found = path_integral(lambda v, y: (v * w).flatten(1).sum(1), u, r, torch.tensor([0]), quadrature_rule(n, u), 4)
     expected = ((u - r) * w * (r + u)).sum(1) * (n + 1) / (2 * n)
     torch.testing.assert_close(found, expected)
 
@@ -67,7 +67,7 @@ def test_ig_is_the_special_case_and_complete():
     mix = torch.randn(12, 5, dtype=torch.float64)
     score = lambda v: torch.tanh(v.flatten(1) @ mix).cumsum(1)
     x, y = torch.randn(2, 3, 2, 2, dtype=torch.float64), torch.tensor([4, 1])
-    ig = path_integral(of_class(score), x, torch.zeros_like(x), y, path(2000, x), 256, ig_term)
+    ig = path_integral(of_class(score), x, torch.zeros_like(x), y, quadrature_rule(2000, x), 256, ig_term)
     wanted = (score(x) - score(torch.zeros_like(x))).gather(1, y[:, None])[:, 0]
     torch.testing.assert_close(ig.sum((1, 2)), wanted, atol=2e-3, rtol=0)
 
@@ -78,6 +78,6 @@ def test_the_chunk_does_not_change_the_integral(chunk):
     score = torch.nn.Sequential(torch.nn.Conv2d(4, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(),
                                 torch.nn.Linear(32, 7)).double()
     y, r = torch.tensor([0, 3, 6]), BASELINES["spatial-minimum"](u)
-    one = path_integral(of_class(score), u, r, y, path(10, u), 33)
-    found = path_integral(of_class(score), u, r, y, path(10, u), chunk)
+    one = path_integral(of_class(score), u, r, y, quadrature_rule(10, u), 33)
+    found = path_integral(of_class(score), u, r, y, quadrature_rule(10, u), chunk)
     torch.testing.assert_close(found, one, rtol=1e-12, atol=1e-12)

@@ -25,7 +25,7 @@ def identity(model, settings: Settings, cut: int | str, **more: object) -> dict:
     values = {name: value for name, value in settings.values().items() if name not in HARMLESS}
     if values.get("ITERATION_STEPS", 0) is None:
         values["ITERATION_STEPS"] = model.default_steps[settings.definition]
-    return {"model": model.label, "weights": fingerprint(model), "layer": cut,
+    return {"model": model.label, "weights": weights_of(model), "layer": cut,
             "picture size": list(model.size), **values, **more}
 
 
@@ -39,6 +39,12 @@ def file_signatures(files: Iterable[Path]) -> list[str]:
     """Each file's place, size and time: a file that was replaced has another."""
     return [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" if path.is_file()
             else f"{path.resolve()} missing" for path in files]
+
+
+def weights_of(model: nn.Module) -> str:
+    """The fingerprint of what is explained, without its quicker copies, which another machine may round
+    otherwise."""
+    return fingerprint(getattr(model, "whole", model))
 
 
 def fingerprint(model: nn.Module) -> str:
