@@ -18,10 +18,11 @@ import pandas as pd
 import pytest
 import torch
 
+import iia
 from iia import runs
 from iia.errors import UserError
 from iia.evaluation import claims, runner
-from iia.evaluation.identity import HARMLESS, digest, file_signatures, fingerprint, identity
+from iia.evaluation.identity import HARMLESS, digest, file_signatures, fingerprint, identity, weights_of
 from iia.evaluation.rows import by_operation, in_words
 from iia.runs import computing
 from iia.settings import Settings
@@ -423,6 +424,13 @@ def test_fingerprint_tells_weights_and_statistics_apart():
         same[0].weight[0, 0] += 1e-6
     assert fingerprint(one) != fingerprint(same)
     assert fingerprint(one) != fingerprint(one.bfloat16())
+
+
+def test_a_table_knows_a_network_by_its_own_weights_and_not_by_its_quicker_copies(vgg):
+    model = iia.wrap(vgg, image_size=16)
+    before, whole = weights_of(model), fingerprint(model)
+    model.quick = torch.nn.Linear(2, 2)                     # as another machine may have rounded it
+    assert weights_of(model) == before == fingerprint(model.whole) and fingerprint(model) != whole
 
 
 def test_a_setting_that_changes_comes_or_goes_is_another_identity():
