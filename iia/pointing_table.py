@@ -10,7 +10,8 @@ import torch
 
 from .choosing import at_least, explain_options
 from .datasets.boxes import Box, CocoBoxes, VocBoxes
-from .datasets.wordnet import imagenet_classes
+from .datasets.labels import IMAGENET
+from .datasets.wordnet import has_imagenet_classes, imagenet_classes
 from .errors import UserError, check_choice
 from .evaluation import pointing
 from .evaluation.batches import Batch
@@ -27,7 +28,6 @@ from .runs import computing, pick_device
 from .settings import Settings
 
 DATASETS = {kind.name: kind for kind in (VocBoxes, CocoBoxes)}
-IMAGENET = 1000                 # classes
 CHANCE = "chance"               # the row of a maximum that falls on any pixel alike, and of a map of ones
 COLUMNS = {"category": str, "explained": int, **dict.fromkeys(FIGURES, float)}
 OVER = {"categories": "categories' mean", "pairs": "all pairs"}
@@ -52,9 +52,9 @@ def tested(model, settings: Settings) -> dict | None:
     options = explain_options(model, settings)
     at_least(settings, num_workers=0)
     kind = DATASETS[check_choice("data set", settings.chosen_dataset, DATASETS)]
-    if model.classes != IMAGENET:
+    if not has_imagenet_classes(model):
         raise UserError(f"{model.name} has {model.classes} classes; {kind.name}'s categories are told by "
-                        f"ImageNet's {IMAGENET}. Give a network that has them.")
+                        f"the number and label of ImageNet's {len(IMAGENET)}. Give a network that has them.")
     data = kind(settings.dataset_root, model.mean, model.std, model.size)
     names, cut = list(dict.fromkeys(settings.operations)), model.cut(options["layer"])
     folder = Path(settings.results_dir) / f"{kind.name}_{model.name}_{cut}_{settings.definition}"
@@ -106,7 +106,7 @@ def questions(boxes: list[tuple[str, Box]]) -> Iterator[tuple[str, list[Box], Se
     for category, classes in known.items():
         yield category, [box for own, box in boxes if own == category], classes
     if not known:
-        yield ANY, [box for _, box in boxes], range(IMAGENET)
+        yield ANY, [box for _, box in boxes], range(len(IMAGENET))
 
 
 def summed(rows: pd.DataFrame, names: Sequence[str]) -> tuple[Metrics, dict]:

@@ -14,6 +14,7 @@ from .datasets.coco import Coco
 from .datasets.imagenet_segmentation import ImageNetSegmentation
 from .datasets.segmentation import SegmentationDataset
 from .datasets.voc import Voc
+from .datasets.wordnet import has_imagenet_classes
 from .errors import check_choice
 from .evaluation import segmentation
 from .evaluation.batches import Batch
@@ -22,12 +23,11 @@ from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distance
 from .evaluation.runner import Run, exit_code
 from .explaining import explain_and_measure, predict, sharing
 from .maps import is_degenerate, safe
+from .run_pages import PERCENT
 from .runs import computing, pick_device
 from .settings import Settings
 
 DATASETS = {kind.name: kind for kind in (ImageNetSegmentation, Coco, Voc)}
-PERCENT = 100
-IMAGENET_CLASSES = 1000
 
 
 def table(model, settings: Settings, dataset: str) -> int:
@@ -127,7 +127,7 @@ def score(model, batch: Batch, operations: Sequence[str], options: dict, data: S
 def is_right(model, predicted: int, classes: set[int] | None) -> int | None:
     """1 where the predicted class is one of the picture's, else 0; None where the picture's are not known, or
     the network has other classes than ImageNet's."""
-    return None if classes is None or model.classes != IMAGENET_CLASSES else int(predicted in classes)
+    return None if classes is None or not has_imagenet_classes(model) else int(predicted in classes)
 
 
 def metrics(rows: pd.DataFrame, operations: Sequence[str]) -> Metrics:

@@ -18,6 +18,7 @@ from PIL import Image
 import iia
 from iia import segmentation_table
 from iia.datasets.coco import Coco
+from iia.datasets.labels import IMAGENET
 from iia.evaluation import segmentation
 from iia.models.names import build
 from tests import oracles_segmentation
@@ -257,6 +258,12 @@ def test_the_split_by_prediction(capsys, monkeypatch):
 def test_networks_of_other_classes_are_not_split():
     class Model:
         classes = 3
+        labels = None
+
     assert segmentation_table.is_right(Model, 1, {1}) is None
     Model.classes = 1000
     assert [segmentation_table.is_right(Model, 1, known) for known in (None, {1, 2}, {2})] == [None, 1, 0]
+    Model.labels = [f"bird {number}" for number in range(1000)]             # a thousand classes of its own
+    assert segmentation_table.is_right(Model, 1, {1}) is None
+    Model.labels = list(IMAGENET)
+    assert segmentation_table.is_right(Model, 1, {1}) == 1

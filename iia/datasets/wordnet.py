@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import unknown
+from .labels import IMAGENET
 
 # What VOC calls otherwise than COCO; its other fourteen categories have COCO's names.
 VOC_NAMES = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
@@ -18,6 +19,11 @@ def categories() -> dict[str, tuple[int, ...]]:
     number = {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}
     table = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     return {category: tuple(sorted(number[wnid] for wnid in wnids)) for category, wnids in table.items()}
+
+
+def has_imagenet_classes(model) -> bool:
+    """Whether a network tells ImageNet's classes apart: so many, and not under other names than theirs."""
+    return model.classes == len(IMAGENET) and model.labels in (None, IMAGENET)
 
 
 def imagenet_classes(category: str) -> tuple[int, ...]:
