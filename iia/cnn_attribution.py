@@ -18,7 +18,7 @@ from .options import IIAOptions
 
 def iia2(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """IIA2 (section 3): m = Σ_i Σ_j w_i w_j (u_i − r_i) ∘ v_ij ∘ ∂f_y/∂v_ij, u_i = features(x_i)."""
-    f, rule = model.score(options.layer, target=options.target), options.rule(x)
+    f, rule = model.score(options.layer, target=options.target), options.layer_rule(x)
 
     def integral(u: Tensor, y: Tensor) -> Tensor:
         return path_integral(f, u, options.start(u), y, rule, options.batch_size)
@@ -31,7 +31,7 @@ def iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
 
     u^{L−1} = features_{L−1}(x_i), v^{L−1} on its path, u^L = stage_L(v^{L−1}), then as in IIA2.
     """
-    f, rule = model.score(options.layer, target=options.target), options.rule(x)
+    f, rule = model.score(options.layer, target=options.target), options.layer_rule(x)
     before, maps, p = model.before(options.layer), 0, len(rule.a)
     for u, owners, weights in input_path(model, x, before, options):
         r = options.start(u).expand_as(u)
@@ -66,7 +66,7 @@ def ablation_layer(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Ten
     """The layer's path only: the input's path shrinks to its end, the picture itself."""
     u = model.features(x, options.layer)
     return path_integral(model.score(options.layer, target=options.target), u, options.start(u), y,
-                         options.rule(u), options.batch_size)
+                         options.layer_rule(u), options.batch_size)
 
 
 def at_previous(model: CNN, options: IIAOptions) -> IIAOptions:
@@ -105,7 +105,7 @@ def released_iia3(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tens
     """Both baselines are element-wise minima over the input's path, so that pictures are taken one by one:
     m = Σ_i Σ_j Σ_k ReLU(∂f_y/∂v^L ∘ ReLU(v^L))."""
     f, n = model.score(options.layer, "release", options.target), options.steps
-    before, rule, maps = model.before(options.layer), options.rule(x), []
+    before, rule, maps = model.before(options.layer), options.layer_rule(x), []
     for b in range(len(x)):
         w = torch.cat([u for u, *_ in input_path(model, x[b:b + 1], before, options)])  # [n + 1, C', h', w']
         r, total = w.amin(0, keepdim=True), 0
@@ -133,7 +133,7 @@ def input_path(model: CNN, x: Tensor, cut: Cut,
     Yields (u [P, C, h, w], owners [P, K], w [..., P]). K is 1, but for the picture 0, which is the same
     for all: one row u with all B pictures for owners.
     """
-    rule = options.rule(x)
+    rule = options.input_rule(x)
     if rule.starts_at_zero:
         yield model.at_zero(cut, x), torch.arange(len(x), device=x.device)[None], rule.w[..., :1]
     before = model.before(options.layer)           # the deepest layer that IIA2 and IIA3 have in common

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .arguments import checked_classes, sized
 from .errors import UserError, check_choice
-from .integration import BASELINES, QUADRATURES, chunks
+from .integration import BASELINES, chunks
 from .maps import finish, is_degenerate
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS, Operation
 from .models import CNN, ViT, wrap
@@ -17,6 +17,7 @@ from .models.calls import ONE_AT_A_TIME
 from .models.model import Shared, Target
 from .options import IIAOptions
 from .precision import products
+from .quadrature import QUADRATURES
 from .runs import with_halving
 
 MOST_STEPS = 10_000      # the points of "gauss" take the cube of it
@@ -45,7 +46,8 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         steps: n, the steps of every path; None for 10 (a ViT's under "release": 5).
         batch_size: how many rows go through the network at once; it bounds the memory and never changes the
             result.
-        quadrature: "riemann", the paper's sum, "trapezoid" or "gauss"; each with n + 1 points.
+        quadrature: "riemann", the paper's sum, "trapezoid", "gauss" or "graded", which comes nearest to the
+            integral; each with n + 1 points (METHOD.md, section 3).
         baseline: where a CNN layer's path begins: "spatial-minimum", "channel-minimum", "zero" or "mean".
         return_error: also estimate how far each map is from its limit, n → ∞. It costs no pass.
 
@@ -79,8 +81,8 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         raw = with_halving(raw_maps, batch_size).detach()
         if not return_error:
             return finish(raw, tuple(x.shape[-2:]), model.upsampling)
-        maps, fewer = (finish(own, tuple(x.shape[-2:]), model.upsampling) for own in raw)
-        return maps, distance_to_limit(maps, fewer, options)
+        maps, *guesses = (finish(own, tuple(x.shape[-2:]), model.upsampling) for own in raw)
+        return maps, distance_to_limit(maps, guesses, options.steps)
 
 
 def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = "last",
@@ -111,7 +113,7 @@ def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = 
                         f"and steps at most {MOST_STEPS}.")
     cut = model.cut(layer, row.of_layer)
     return row, method, IIAOptions(cut, steps, definition, batch_size, target, quadrature, baseline,
-                                   halves=return_error)
+                                   guesses=return_error)
 
 
 def explain_and_measure(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int], operation: str,
@@ -125,14 +127,14 @@ def explain_and_measure(model: nn.Module, pictures: Tensor, classes: Tensor | Se
     return found if limit else (found, torch.full((len(found),), torch.nan))
 
 
-def distance_to_limit(maps: Tensor, fewer: Tensor, options: IIAOptions) -> Tensor:
-    """How far finished maps [B, H, W] are from their limit, by those of every second point: [B].
+def distance_to_limit(maps: Tensor, guesses: Sequence[Tensor], steps: int) -> Tensor:
+    """How far finished maps [B, H, W] are from their limit: the mean of the largest differences from each guess
+    of it (`quadrature_rule`), [B].
 
-    Where an error falls as n^-p, the difference of both is 2^p − 1 times the error of the first (Richardson).
-    NaN where there is nothing to compare.
+    NaN where a map said nothing, or where one step leaves nothing to compare.
     """
-    difference = (maps - fewer).abs().flatten(1).amax(1) / (2 ** QUADRATURES[options.quadrature] - 1)
-    return difference.masked_fill(is_degenerate(maps) | (options.steps == 1), torch.nan)
+    difference = sum((maps - guess).abs().flatten(1).amax(1) for guess in guesses) / len(guesses)
+    return difference.masked_fill(is_degenerate(maps) | (steps == 1), torch.nan)
 
 
 @contextlib.contextmanager

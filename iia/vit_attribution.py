@@ -1,7 +1,7 @@
 """IIA for vision transformers, its ablations, and gradient rollout (METHOD.md, section 6).
 
 Every operation is a function (model, x, y, options) -> raw maps: normalised pictures x [B, 3, H, W] and
-classes y [B] in, maps [B, h, w] out ([2, B, h, w] by two rules). A_b is block b's attention after softmax,
+classes y [B] in, maps [B, h, w] out ([3, B, h, w] with two guesses of the limit). A_b is block b's attention after softmax,
 G_b = ∂f_y/∂A_b, and C_b = max(0, A_b ∘ G_b) averaged over heads. In the paper rollout is made at each point
 of the paths and the maps are averaged; in the release C is averaged, and one rollout is made.
 
@@ -17,11 +17,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .integration import Rule, add_rows, chunks, input_points
+from .integration import add_rows, chunks, input_points
 from .models.attention import Passed
 from .models.model import Target, class_or_target
 from .models.vit import ViT
 from .options import IIAOptions
+from .quadrature import Rule
 
 ZERO_CLASSES = 64      # for how many classes the picture 0's part is kept
 
@@ -58,7 +59,7 @@ def released_ablation_image(model: ViT, x: Tensor, y: Tensor, options: IIAOption
 def ablation_attention(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """The picture alone: C_L = max(0, A_L ∘ G_L) of the plain run, then the last block's attention is
     replaced by a·C_L (drawn from C_L, not from A_L, as the release does it). C is averaged; then rollout."""
-    maps, rule = [], options.rule(x).average()
+    maps, rule = [], options.layer_rule(x).average()
     for rows in chunks(len(x), options.batch_size):
         with model.casting(x), torch.enable_grad():
             at = model.passes.record(x[rows], len(model.blocks) - 1)
@@ -80,13 +81,13 @@ def along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions, before: i
 
     follow: from a pass that has come to the last `before` blocks to [..., P, h, w].
     """
-    paper, rule = options.definition == "paper", options.rule(x).average()
+    paper, rule = options.definition == "paper", options.input_rule(x).average()
     at_point = partial(gradient_rollout, model) if paper else stacked
 
     def inner(points: Tensor, y: Tensor) -> Tensor:
         with model.casting(points), torch.enable_grad():
             at = model.passes.record(points, len(model.blocks) - before)
-            return follow(model, at, y, rule, at_point, options.target)
+            return follow(model, at, y, options.layer_rule(x).average(), at_point, options.target)
 
     maps = 0
     if rule.starts_at_zero:
@@ -207,7 +208,7 @@ def by_block(model: ViT, matrices: Sequence[Tensor]) -> list[Tensor]:
 def gradients_along_input(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) -> list[Tensor]:
     """max(0, G) averaged over heads and over the input's path, of each block: [..., B, N, N]."""
     total = 0
-    for points, owner, w in input_points(x, options.rule(x).average(), options.batch_size):
+    for points, owner, w in input_points(x, options.input_rule(x).average(), options.batch_size):
         _, G = plain_run(model, points, y[owner], options.target)
         C = stacked([g.relu().mean(1) for g in G])
         total = add_rows(total, C * w[..., None, None], owner, len(x))

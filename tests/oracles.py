@@ -27,12 +27,21 @@ def spatial_min(u):
 def rule_of(quadrature, n):
     """The points and weights of a path, as lists: by the textbook's table for Gauss and Legendre."""
     if quadrature == "gauss":
-        half = {1: [(0.5773502691896257, 1)], 2: [(0.0, 8 / 9), (0.7745966692414834, 5 / 9)],
+        half = {0: [(0.0, 2)], 1: [(0.5773502691896257, 1)], 2: [(0.0, 8 / 9), (0.7745966692414834, 5 / 9)],
                 3: [(0.3399810435848563, 0.6521451548625461), (0.8611363115940526, 0.3478548451374538)]}[n]
         both = sorted({(sign * t, w) for t, w in half for sign in (-1, 1)})
         return [(t + 1) / 2 for t, w in both], [w / 2 for t, w in both]
+    if quadrature == "graded":
+        edges = [(k / (n + 1)) ** 2 for k in range(n + 2)]
+        cells = list(zip(edges, edges[1:]))
+        return [0] + [(low + high) / 2 for low, high in cells[1:]], [high - low for low, high in cells]
     ends = 1 / n if quadrature == "riemann" else 1 / (2 * n)
     return [i / n for i in range(n + 1)], [ends if i in (0, n) else 1 / n for i in range(n + 1)]
+
+
+def layer_rule_of(quadrature, n):
+    """The same for a layer's path."""
+    return rule_of("gauss", n - 1) if quadrature == "graded" else rule_of(quadrature, n)
 
 
 LOWEST = {"spatial-minimum": spatial_min, "channel-minimum": lambda u: u.min(1, keepdim=True).values,
@@ -51,10 +60,11 @@ def cnn_map(operation, definition, stages, head, x, y, L, n, quadrature="riemann
     total = 0
     if definition == "paper":
         points, lowest = list(zip(*rule_of(quadrature, n))), LOWEST[baseline]
+        inner = list(zip(*layer_rule_of(quadrature, n)))
 
         def level(u):                                    # the integral over the layer's path
             r, acc = lowest(u), 0
-            for a, w in points:
+            for a, w in inner:
                 v = r + a * (u - r)
                 acc = acc + w * (u - r) * v * grad(rest, head, v, y)
             return acc
@@ -64,7 +74,7 @@ def cnn_map(operation, definition, stages, head, x, y, L, n, quadrature="riemann
         elif operation == "iia-triple":
             for a, w in points:
                 u = features(a * x, L - 1)
-                for b, v in points:
+                for b, v in inner:
                     total = total + w * v * level(stages[L - 1](lowest(u) + b * (u - lowest(u))).detach())
         elif operation == "iia-ablation-im":
             for a, w in points:
@@ -147,7 +157,7 @@ def vit_map(operation, definition, net, x, y, n, quadrature="riemann"):
     vit, relu = PlainViT(net), torch.relu
     L = vit.depth - 1
     sums, whole, maps = [0] * vit.depth, 0, 0
-    points = list(zip(*rule_of(quadrature, n)))
+    points, inner = list(zip(*rule_of(quadrature, n))), list(zip(*layer_rule_of(quadrature, n)))
 
     def add(A, G, w=1):
         nonlocal whole, maps
@@ -159,19 +169,19 @@ def vit_map(operation, definition, net, x, y, n, quadrature="riemann"):
     if operation == "iia":
         for a, w in points:
             end = vit.run(a * x, y)[0][L]
-            for b, v in points:
+            for b, v in inner:
                 add(*vit.run(a * x, y, {L: b * end}), w * v)
     elif operation == "iia-triple":
         for a, w in points:
             before = vit.run(a * x, y)[0][L - 1]
-            for b, v in points:
+            for b, v in inner:
                 end = vit.run(a * x, y, {L - 1: b * before})[0][L]
-                for c, u in points:
+                for c, u in inner:
                     add(*vit.run(a * x, y, {L - 1: b * before, L: c * end}), w * v * u)
     elif operation == "iia-previous":
         for a, w in points:
             before = vit.run(a * x, y)[0][L - 1]
-            for b, v in points:
+            for b, v in inner:
                 add(*vit.run(a * x, y, {L - 1: b * before}), w * v)
     elif operation == "ablation-image":
         for a, w in points:
@@ -182,7 +192,7 @@ def vit_map(operation, definition, net, x, y, n, quadrature="riemann"):
     elif operation == "ablation-attention":
         A, G = vit.run(x, y)
         end = relu(A[L] * G[L])
-        for a, w in points:
+        for a, w in inner:
             add(*vit.run(x, y, {L: a * end}), w)
     elif operation == "gae":
         add(*vit.run(x, y))

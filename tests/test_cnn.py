@@ -43,7 +43,8 @@ def test_toy_network(operation, definition, layer, vgg, pictures, classes):
 
 
 @pytest.mark.parametrize("quadrature, baseline", [("trapezoid", "spatial-minimum"), ("gauss", "spatial-minimum"),
-                         ("riemann", "channel-minimum"), ("gauss", "zero"), ("trapezoid", "mean")])
+                         ("riemann", "channel-minimum"), ("gauss", "zero"), ("trapezoid", "mean"),
+                         ("graded", "spatial-minimum")])
 @pytest.mark.parametrize("operation", IIA_OPERATIONS)
 def test_rules_and_baselines(operation, quadrature, baseline, vgg, pictures, classes):
     plain = toy_vgg().double()

@@ -10,7 +10,11 @@ import iia
 from iia import vit_attribution
 from iia.datasets.photographs import photograph
 from iia.evaluation.answers import ask
+from iia.integration import path_integral
+from iia.maps import finish
 from iia.models.model import Shared
+from iia.options import IIAOptions
+from iia.quadrature import Rule
 
 OPERATIONS = ("iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac")
 
@@ -127,13 +131,12 @@ def test_the_models_own_number_of_steps(kind, definition, usual, others, picture
         assert not torch.allclose(found, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("quadrature", ["riemann", "trapezoid", "gauss"])
+@pytest.mark.parametrize("quadrature", ["riemann", "trapezoid", "gauss", "graded"])
 @pytest.mark.parametrize("kind, operation", [("vgg", "iia"), ("vgg", "iia-triple"), ("vgg", "iia-previous"),
     ("vgg", "iia-ablation-im"), ("vgg", "iia-ablation-ac"), ("vit", "iia"), ("vit", "iia-triple"),
     ("vit", "iia-previous"), ("vit", "ablation-image"), ("vit", "ablation-attention")])
-def test_the_error_is_the_difference_from_the_map_of_half_the_steps(kind, operation, quadrature, pictures, classes,
-                                                                    request):
-    """Of riemann and trapezoid the points of n = 2 are among those of n = 4. The maps stay as they are."""
+def test_the_error_is_known_beside_the_map_and_of_each_picture(kind, operation, quadrature, pictures, classes,
+                                                               request):
     model = iia.wrap(request.getfixturevalue(kind), image_size=16)
     how = dict(operation=operation, quadrature=quadrature, batch_size=7)
     maps, error = iia.explain(model, pictures, classes, **how, steps=4, return_error=True)
@@ -141,20 +144,33 @@ def test_the_error_is_the_difference_from_the_map_of_half_the_steps(kind, operat
     assert error.shape == (3,) and (error > 0).all() and (error < 1).all()
     one, error_of_one = iia.explain(model, pictures[:1], classes[:1], **how, steps=4, return_error=True)
     torch.testing.assert_close(error_of_one, error[:1])
-    if quadrature != "gauss":
-        half = iia.explain(model, pictures, classes, **how, steps=2)
-        scale = 2**{"riemann": 1.3, "trapezoid": 1.7}[quadrature] - 1
-        torch.testing.assert_close(error * scale, (maps - half).abs().amax((1, 2)))
+
+
+def test_the_error_is_the_distance_from_the_guesses_of_the_limit(vgg, pictures, classes):
+    """The trapezoid's map, and more of its difference from that of n = 2 and from that of 0, 1/4, 3/4 and 1."""
+    model, more = iia.wrap(vgg, image_size=16), 1 / (2**1.6 - 1)
+    how = IIAOptions(layer=6, steps=4, quadrature="trapezoid")
+    score, u = model.score(6), model.features(pictures, 6)
+    def raw(a, w):
+        rule = Rule(torch.tensor(a).double(), torch.tensor(w).double())
+        return path_integral(score, u, how.start(u), classes, rule, 32)
+    full = raw([0, .25, .5, .75, 1], [.125, .25, .25, .25, .125])
+    guesses = [full + more * (full - raw(*fewer)) for fewer in
+               (([0, .5, 1], [.25, .5, .25]), ([0, .25, .75, 1], [.125, .375, .375, .125]))]
+    maps, error = iia.explain(model, pictures, classes, "iia-ablation-ac", layer=6, steps=4,
+                              quadrature="trapezoid", return_error=True)
+    wanted = [(maps - finish(guess, (16, 16), "bicubic")).abs().amax((1, 2)) for guess in guesses]
+    torch.testing.assert_close(error, (wanted[0] + wanted[1]) / 2)
 
 
 def test_the_error_of_one_step_is_not_known_and_that_of_many_is_small(vgg, pictures, classes):
     model = iia.wrap(vgg, image_size=16)
     assert iia.explain(model, pictures, classes, steps=1, return_error=True)[1].isnan().all()
-    limit = iia.explain(model, pictures, classes, steps=60, quadrature="gauss")
+    limit = iia.explain(model, pictures, classes, steps=60, quadrature="graded")
     maps, error = iia.explain(model, pictures, classes, steps=10, return_error=True)
     true = (maps - limit).abs().amax((1, 2))
     assert ((error > true / 4) & (error < 4 * true)).all(), (error, true)
-    assert iia.explain(model, pictures, classes, steps=40, quadrature="gauss", return_error=True)[1].max() < error.min()
+    assert iia.explain(model, pictures, classes, steps=40, quadrature="graded", return_error=True)[1].max() < error.min()
     maps, error = iia.explain(model, pictures[:0], [], return_error=True)
     assert maps.shape == (0, 16, 16) and error.shape == (0,)
 

@@ -3,38 +3,13 @@
 import pytest
 import torch
 
-from iia.integration import BASELINES, chunks, gradient, ig_term, path_integral, quadrature_rule
-
-
-DOUBLE = torch.zeros(1, dtype=torch.float64)
+from iia.integration import BASELINES, chunks, gradient, ig_term, path_integral
+from iia.quadrature import quadrature_rule
 
 
 def of_class(logits):
     """A score (v, y) -> f_y from a function v -> logits."""
     return lambda v, y: logits(v).gather(1, y[:, None])[:, 0]
-
-
-def test_path_points_run_from_0_to_1():
-    rule = quadrature_rule(4, DOUBLE)
-    assert rule.a.tolist() == [0, 0.25, 0.5, 0.75, 1] and rule.w.tolist() == [0.25] * 5
-
-
-@pytest.mark.parametrize("quadrature, degrees", [("trapezoid", 1), ("gauss", 13)])
-def test_a_rule_integrates_polynomials(quadrature, degrees):
-    """The trapezoid up to degree 1, Gauss and Legendre up to 2n + 1: ∫ a^k = 1/(k + 1)."""
-    rule = quadrature_rule(6, DOUBLE, quadrature)
-    for k in range(degrees + 1):
-        torch.testing.assert_close((rule.w * rule.a**k).sum(), torch.tensor(1 / (k + 1), dtype=torch.float64))
-
-
-@pytest.mark.parametrize("quadrature, n, fewer", [
-    ("riemann", 4, [0.5, 0, 0.5, 0, 0.5]), ("trapezoid", 4, [0.25, 0, 0.5, 0, 0.25]), ("riemann", 1, [1, 1]),
-    ("trapezoid", 5, [0.2, 0, 0.3, 0.3, 0, 0.2]), ("gauss", 2, [0.5, 0, 0.5])])
-def test_the_rule_of_every_second_point(quadrature, n, fewer):
-    """That of n/2 where n is even; else the steps differ. The first row is the rule itself."""
-    rule = quadrature_rule(n, DOUBLE, quadrature, halves=True)
-    torch.testing.assert_close(rule.w[0], quadrature_rule(n, DOUBLE, quadrature).w)
-    torch.testing.assert_close(rule.w[1], torch.tensor(fewer, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50])

@@ -34,7 +34,7 @@ def test_every_operation(operation, definition, vit, pictures, classes):
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("quadrature", ["trapezoid", "gauss"])
+@pytest.mark.parametrize("quadrature", ["trapezoid", "gauss", "graded"])
 @pytest.mark.parametrize("operation", [name for name, row in VIT_OPERATIONS.items() if row.integral])
 def test_rules(operation, quadrature, vit, pictures, classes):
     how = IIAOptions(layer=4, steps=3, batch_size=4, quadrature=quadrature)
