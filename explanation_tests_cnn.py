@@ -23,7 +23,7 @@ INTERPOLATION_STEPS = 10                    # n, the steps of every path
 explained_class = "target"                  # what maps explain: "target", "predicted"; whose answer is
                                             # tested, the protocol says
 definition = "paper"                        # "paper", or "release" for what the published code computes
-quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss", "graded"
+quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 baseline = "spatial-minimum"                # a path's start; or "channel-minimum", "zero", "mean"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (path points, masked pictures) through the network at

@@ -20,7 +20,7 @@ ITERATION_STEPS: int | None = None          # n, the steps of every path; None =
 explained_class = "target"                  # what maps explain: "target", "predicted"; whose answer is
                                             # tested, the protocol says
 definition = "paper"                        # "paper", or "release" for what the published code computes
-quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss", "graded"
+quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (path points, masked pictures) through the network at
                                             # once; bounds the memory

@@ -16,6 +16,7 @@ FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a sta
 chosen_dataset = "voc"                      # "voc", "coco"
 operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
+quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows (pictures x path points) at once; bounds the memory

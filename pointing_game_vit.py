@@ -14,6 +14,7 @@ chosen_dataset = "voc"                      # "voc", "coco"
 operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, ablation-image,
                                             # ablation-attention, gae, rollout, t-attr
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
+quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 10                             # rows (pictures x path points) at once; bounds the memory

@@ -15,11 +15,11 @@ FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a sta
                                             # "last", or a name (layer3.22)
 operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
+quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 seeds = 5                                   # how often the weights are drawn anew
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
-batch_size = 32                             # rows at once; bounds the memory. A quarter as many pictures
-                                            # share each network that is drawn anew
+batch_size = 32                             # rows at once; a fourth of it shares a network drawn anew
 precision = "fp32"                          # or "tf32", "bf16", "fp16": docs/performance.md
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes

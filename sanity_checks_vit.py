@@ -13,6 +13,7 @@ model_name = "vit-base"                     # "vit-base", "vit-small", or any Vi
 operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, ablation-image,
                                             # ablation-attention, gae, rollout, t-attr
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
+quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 seeds = 5                                   # how often the weights are drawn anew
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"

@@ -15,7 +15,7 @@ operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-
                                             # ablation-attention, gae, rollout, t-attr
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
 definition = "paper"                        # "paper", or "release" for what the published code computes
-quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss", "graded"
+quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 10                             # rows (pictures x path points) at once; bounds the memory
 precision = "fp32"                          # or "tf32", "bf16": docs/performance.md

@@ -13,7 +13,7 @@ operations = ["iia", "iia-triple"]          # any of those that --help lists
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
 BY_MAX_CLASS = False                        # True explains the predicted class, False that of pics_file
 definition = "paper"                        # "paper", or "release" for what the published code computes
-quadrature = "riemann"                      # how paths are summed: "riemann" (paper), "trapezoid", "gauss", "graded"
+quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 10                             # rows (pictures x path points) at once; bounds the memory
 precision = "fp32"                          # or "tf32", "bf16": docs/performance.md

@@ -1,7 +1,7 @@
 """How far the maps of each quadrature are from their limit, what they cost, and whether the estimate says so.
 
-The distance is the largest difference, in [0, 1], of a finished map from that of many Gauss points. Prints
-Markdown, and writes a plot where `plot` names a file.
+The distance is the largest difference, in [0, 1], of a finished map from that of the graded rule with many
+points. Prints Markdown, and writes a plot where `plot` names a file.
 """
 
 import sys
@@ -17,14 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import iia
 from iia import settings
 from iia.datasets.pics import read_pics
+from iia.quadrature import QUADRATURES
 
 # ------------------------------------------------------------------------------------- settings
 model_name = "efficientnet_lite0"       # any network whose weights are at hand; "small-cnn" and "small-vit"
                                         # are those that tests/test_pointing.py trains, on its pictures
 layer: int | str = "last"               # where a CNN is cut
 operation = "iia"                       # an operation of IIA
-steps = "3,5,10,20,50"                  # n; Gauss takes n + 1 points
-limit = 39                              # n of the Gauss points that stand for the limit
+steps = "3,5,10,20,50"                  # n; each rule has n + 1 points
+limit = 100                             # n of the graded points that stand for the limit
 images_dir = "data/ILSVRC2012_img_val"
 pics_file = "data/pics.txt"
 max_images: int | None = None           # None = all
@@ -41,8 +42,8 @@ def main(chosen):
     for x, y in tqdm(pictures, unit="picture"):
         how = dict(classes=[y], operation=chosen.operation, layer=chosen.layer,
                    batch_size=chosen.batch_size)
-        goal = iia.explain(model, x, **how, steps=chosen.limit, quadrature="gauss")
-        for quadrature in ("riemann", "trapezoid", "gauss"):
+        goal = iia.explain(model, x, **how, steps=chosen.limit, quadrature="graded")
+        for quadrature in QUADRATURES:
             for n in map(int, chosen.steps.split(",")):
                 start = time.perf_counter()
                 maps, error = iia.explain(model, x, **how, steps=n, quadrature=quadrature, return_error=True)
@@ -71,7 +72,7 @@ def small(chosen):
 def report(chosen, distance, estimate, seconds):
     count = len(next(iter(distance.values())))
     print(f"{chosen.model_name}, layer {chosen.layer}, {chosen.operation}, {count} pictures; "
-          f"limit: Gauss, {chosen.limit + 1} points")
+          f"limit: graded, n = {chosen.limit}")
     print("| quadrature | n | distance: mean | 90 % are below | estimate: mean | within a factor of 2 "
           "| bounds it | seconds |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
     for key, values in distance.items():
