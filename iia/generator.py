@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,17 @@ from .maps import is_degenerate, map_file, safe
 from .models.model import Model
 from .runs import Skips, pick_device, versions, whole_file, write_json
 from .settings import Settings
+
+
+@dataclass
+class Result:
+    """A picture, raw [C, H, W] in [0, 1], and the maps of one class: the class's number, by operation the map
+    [H, W] in [0, 1], and how far that is from its limit, or NaN."""
+    pic: Pic
+    raw: Tensor
+    number: int
+    maps: dict[str, Tensor]
+    distances: dict[str, float]
 
 
 def explain_pics(model: Model, settings: Settings) -> int:
@@ -76,10 +88,11 @@ def explain_pics(model: Model, settings: Settings) -> int:
                 maps[operation], distances[operation] = found.cpu(), away.tolist()
                 seconds[operation] += time.perf_counter() - start
             for i, pic in enumerate(batch):
-                own = {operation: values[i] for operation, values in maps.items()}
+                own, away = ({operation: values[i] for operation, values in every.items()}
+                             for every in (maps, distances))
                 degenerate += warn_of_degenerate(pic, own)
-                away = {operation: values[i] for operation, values in distances.items()}
-                write_results(model, settings, pic, raw[i], int(classes[i]), own, away, gallery, how)
+                result = Result(pic, raw[i], int(classes[i]), own, away)
+                write_results(model, settings, result, gallery, how)
                 written += 1
                 progress.update()
     gallery.write()
@@ -110,26 +123,24 @@ def warn_of_degenerate(pic: Pic, maps: dict[str, Tensor]) -> int:
     return len(flat)
 
 
-def write_results(model: Model, settings: Settings, pic: Pic, raw: Tensor, explained: int,
-                  maps: dict[str, Tensor], distances: dict[str, float], gallery: Gallery, how: dict) -> None:
+def write_results(model: Model, settings: Settings, result: Result, gallery: Gallery,
+                  how: dict) -> None:
     """Write a picture's panel, its row of the page and, if they are asked for, its maps and mask pictures.
 
-    Args:
-        raw: the picture, [C, H, W] in [0, 1]. explained: the class that the maps explain.
-        maps: by operation, [H, W] in [0, 1]. distances: of the maps from their limit, or NaN.
-        how: what the page says of how the maps were made.
+    how: what the page says of how the maps were made.
     """
-    name, picture = model.class_name(explained), plots.rgb(raw)
-    maps = {operation: values.float().numpy() for operation, values in maps.items()}
-    title = [f"{name} ({explained})" if model.labels else name, model.label, pic.path.name]
+    pic, number = result.pic, result.number
+    name, picture = model.class_name(number), plots.rgb(result.raw)
+    maps = {operation: values.float().numpy() for operation, values in result.maps.items()}
+    title = [f"{name} ({number})" if model.labels else name, model.label, pic.path.name]
     title += [settings.definition] if settings.definition != "paper" else []
     tiles = {"picture": picture} | {operation: plots.overlay(picture, own) for operation, own in maps.items()}
-    below = {operation: f"± {away:.2g} from its limit" for operation, away in distances.items()
-             if not math.isnan(away)}
+    below = {operation: f"± {away:.2g} from its limit"
+             for operation, away in result.distances.items() if not math.isnan(away)}
     panel = f"{model.name}_{safe(name)}_{safe(pic.stem)}"
     plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles, below)
     pixels = hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()[:16]
-    facts = {"picture": pic.path.name, "pixels": pixels, "target": pic.target, "explained": explained,
+    facts = {"picture": pic.path.name, "pixels": pixels, "target": pic.target, "explained": number,
              "class": name, **how}
     gallery.add(panel, facts, picture, maps)
     for operation, own in maps.items() if settings.save_heatmaps_masks else ():

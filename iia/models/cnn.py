@@ -70,6 +70,14 @@ class CNN(Model):
         tail = self.segment(self.quick, self.cut_of(self._stages[-1]), None)
         self.way = "skipping" if tail.skips else "whole"
 
+    def _apply(self, *args: object, **kwargs: object) -> "CNN":
+        """As torch's (`to`, `float`, `double`); the copy in half stays in half."""
+        super()._apply(*args, **kwargs)
+        if self.half:
+            self.in_half = half_copy(self.quick, self.half)
+            self._segments.clear()              # some run through the copy that was
+        return self
+
     def _with_large_grids(self, layers: list[Layer]) -> list[Layer]:
         """Without the layers that are one cell because the network pools there,
         and not because the pictures are small."""

@@ -9,7 +9,7 @@ import iia
 from iia.datasets.photographs import photograph
 from iia.models.names import ALIASES, build
 
-from ..conftest import random_weights
+from ..conftest import random_weights, toy_vgg
 
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet201", "convnext_base",
@@ -89,6 +89,17 @@ def test_bf16_is_close_to_fp32():
     maps = [iia.explain(iia.wrap(net, precision=p), x, [1, 2], steps=4).flatten() for p in ("fp32", "bf16")]
     assert torch.corrcoef(torch.stack(maps))[0, 1] > 0.99
     assert not torch.equal(*maps)
+
+
+def test_bf16_stays_when_a_model_is_converted(pictures, classes):
+    """`.float()` and `.double()` convert the network, not the copy whose features are in bfloat16."""
+    model, x = iia.wrap(toy_vgg(), precision="bf16", image_size=16), pictures.float()
+    before, exact = (iia.explain(each, x, classes) for each in (model, iia.wrap(toy_vgg(), image_size=16)))
+    assert not torch.equal(before, exact)
+    assert torch.equal(iia.explain(model.float(), x, classes), before)
+    double = iia.explain(model.double(), x.double(), classes)               # there bfloat16 has no place
+    torch.testing.assert_close(double.float(), exact, rtol=0, atol=1e-4)
+    assert torch.equal(iia.explain(model.float(), x, classes), before)
 
 
 def test_bf16_of_a_real_network_with_small_channels():
