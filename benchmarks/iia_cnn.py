@@ -55,10 +55,13 @@ def main(chosen):
                for op, rules in QUICKER.items() for rule, k in rules.items()}
     half = {f"{op} bf16": partial(explain, models["bf16"], operation=op, steps=n)
             for op in NAMES if "bf16" in models}
+    both = {f"{op}, graded, n = {rules['graded']}, bf16": partial(
+        explain, models["bf16"], operation=op, steps=rules["graded"], quadrature="graded")
+        for op, rules in QUICKER.items() if half}
     passes = {f"passes of {op}": partial(release_passes, stages, head, x, y, op, n) for op in NAMES}
 
     print(f"{chosen.model_name}, {chosen.pictures} pictures, n = {n}, on {machine(where)}")
-    work = needed(models, stages, head, x, n, b) | ours | quicker | half | passes
+    work = needed(models, stages, head, x, n, b) | ours | quicker | half | both | passes
     t = medians(work, chosen.rounds)
     row("IIA2 / plain forwards of n pictures", t["iia"], t["plain"], "<= 1.10")
     row("IIA3 / the forwards it needs", t["iia-triple"], t["needed of iia-triple"], "<= 1.25")
@@ -73,7 +76,7 @@ def main(chosen):
 
     loops = {op: partial(loop, stages, head, x, y, op, n) for op in NAMES}
     t_loop = medians(loops, chosen.loop_rounds) if chosen.loop_rounds else {}
-    for key in ours | quicker | half:
+    for key in ours | quicker | half | both:
         op = key.replace(",", " ").split()[0]
         name = key.replace(op, NAMES[op])
         row(f"the release's passes / {name}", t[f"passes of {op}"], t[key])
