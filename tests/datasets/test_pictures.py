@@ -51,7 +51,8 @@ def test_levels_without_a_known_scale(value, tmp_path):
         open_picture(tmp_path / "odd.tif")
 
 
-@pytest.mark.parametrize("orientation, turn", [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
+@pytest.mark.parametrize("orientation, turn",
+                         [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
                                                (8, Image.Transpose.ROTATE_270)])
 def test_photographs_are_set_upright(orientation, turn, tmp_path):
     upright = Image.open(photograph("chelsea.png")).convert("RGB")
