@@ -40,7 +40,8 @@ def test_toy_network(operation, definition, layer, vgg, pictures, classes):
         if hasattr(module, "inplace"):
             module.inplace = False
     head = nn.Sequential(plain.avgpool, nn.Flatten(), plain.classifier)
-    compare(iia.wrap(vgg), list(plain.features), head, pictures, classes, operation, definition, layer)
+    model, stages = iia.wrap(vgg, image_size=16), list(plain.features)
+    compare(model, stages, head, pictures, classes, operation, definition, layer)
 
 
 @pytest.mark.parametrize("quadrature, baseline", [
@@ -52,8 +53,8 @@ def test_rules_and_baselines(operation, quadrature, baseline, vgg, pictures, cla
     head = nn.Sequential(plain.avgpool, nn.Flatten(), plain.classifier)
     stages = [nn.ReLU() if isinstance(stage, nn.ReLU) else stage for stage in plain.features]
     head[2][1].inplace = False
-    compare(iia.wrap(vgg), stages, head, pictures, classes, operation, "paper", 6, quadrature=quadrature,
-            baseline=baseline)
+    compare(iia.wrap(vgg, image_size=16), stages, head, pictures, classes, operation, "paper", 6,
+            quadrature=quadrature, baseline=baseline)
 
 
 @pytest.mark.parametrize("definition", ["paper", "release"])
@@ -121,7 +122,7 @@ def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes,
 
 def test_one_step_limits_agree(vgg, pictures, classes):
     """With n = 1 the layer's path has two points: its end, which is the input ablation, and its baseline."""
-    model = iia.wrap(vgg)
+    model = iia.wrap(vgg, image_size=16)
     how = IIAOptions(layer=6, steps=1)
     both = CNN_OPERATIONS["iia"].under("paper")(model, pictures, classes, how)
     assert both.shape == (3, 3, 3)
@@ -136,7 +137,7 @@ def test_one_step_limits_agree(vgg, pictures, classes):
 
 
 def test_memory_is_bounded_by_batch_size_not_by_n(vgg, pictures, classes, monkeypatch):
-    model = iia.wrap(vgg)
+    model = iia.wrap(vgg, image_size=16)
     seen = []
     for module in model.modules():
         module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))

@@ -168,7 +168,7 @@ def test_a_network_is_wrapped_and_asked_inside_any_mode(kind, mode, request):
     wanted, heat = network(x).argmax(1), iia.explain(network, x, 0, steps=2)
     with mode():
         assert torch.equal(iia.predict(network, x), wanted)
-        assert torch.equal(iia.explain(iia.wrap(network), x, 0, steps=2), heat)
+        assert torch.equal(iia.explain(iia.wrap(network, image_size=16), x, 0, steps=2), heat)
 
 
 @pytest.mark.parametrize("name, mean, std", [

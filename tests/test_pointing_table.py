@@ -131,7 +131,7 @@ def test_wrong_settings_are_found_first(tmp_path):
 def test_from_the_command_line(own_folder, capsys):
     voc_boxes(own_folder / "data" / "VOC", [OBJECTS[0]])
     assert run("pointing_game_cnn.py", "--num_workers=0", "--device=cpu", "--model_name=efficientnet_lite0",
-               "--operations=gradcam") == 0
+               "--image_size=96", "--operations=gradcam") == 0
     said = capsys.readouterr().out
     assert said.count("hit ±15") == 2 and "1 pictures, 2 pairs" in said
     folder, = (own_folder / "pointing_results").iterdir()
@@ -139,7 +139,7 @@ def test_from_the_command_line(own_folder, capsys):
 
 
 @pytest.mark.parametrize("kind, name, other", [("cnn", "test_vit", "vit"), ("vit", "test_resnet", "cnn")])
-def test_each_script_names_the_other(kind, name, other, tmp_path, monkeypatch, capsys):
-    flags = (f"--model_name={name}", "--allow_random_weights")
-    assert run(f"pointing_game_{kind}.py", tmp_path, monkeypatch, *flags) == 2
+def test_each_script_names_the_other(kind, name, other, own_folder, capsys):
+    flags = (f"--model_name={name}", "--allow_random_weights", "--num_workers=0", "--device=cpu")
+    assert run(f"pointing_game_{kind}.py", *flags) == 2
     assert f"give it to pointing_game_{other}.py" in capsys.readouterr().err

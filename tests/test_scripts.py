@@ -194,7 +194,7 @@ def class_folders(folder):
 
 def test_panels_of_class_folders(folder):
     flags = ("--model_name=efficientnet_lite0", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1",
-             "--every_nth=2", *class_folders(folder))
+             "--image_size=96", "--every_nth=2", *class_folders(folder))
     assert run("cnn_saliency_map_generator.py", *flags) == 0
     assert {path.name for path in (folder / "qualitive_results").glob("*.png")} == {
         "efficientnet_lite0_Egyptian_cat_again.png", "efficientnet_lite0_missile_rocket.png"}
@@ -204,7 +204,7 @@ def test_panels_of_class_folders(folder):
 
 def test_a_table_of_class_folders(folder):
     flags = ("--model_name=efficientnet_lite0", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1",
-             "--figures=POS", "--num_workers=0", *class_folders(folder))
+             "--image_size=96", "--figures=POS", "--num_workers=0", *class_folders(folder))
     for more in ("--per_class=1", "--per_class=none"):
         assert run("explanation_tests_cnn.py", *flags, more) == 0
     parts = {len(rows): (path, rows) for path in (folder / "explanation_results").glob("val_*/per_image.csv")

@@ -59,7 +59,7 @@ def test_photographs_are_set_upright(orientation, turn, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright.transpose(turn).save(tmp_path / "phone.png", exif=exif)
-    model = iia.wrap(toy_vgg())
+    model = iia.wrap(toy_vgg(), image_size=16)
     found = iia.load_pictures(tmp_path / "phone.png", model)
     upright.save(tmp_path / "upright.png")
     assert torch.equal(found, iia.load_pictures(tmp_path / "upright.png", model))
@@ -80,6 +80,6 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize("paths", [5, [5], b"a.png", [Image.new("RGB", (4, 4))]])
 def test_paths_that_are_no_names(paths):
     with pytest.raises(iia.UserError, match="names of picture files"):
-        iia.load_pictures(paths, iia.wrap(toy_vgg()))
+        iia.load_pictures(paths, iia.wrap(toy_vgg(), image_size=16))
     with pytest.raises(iia.UserError, match="not VGG"):
         iia.load_pictures(["a.png"], toy_vgg())

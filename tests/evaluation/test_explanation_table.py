@@ -91,7 +91,7 @@ def test_predicted_class_is_explained_and_the_target_asked_for(place):
 def test_both_definitions_in_one_table_from_the_command_line(own_folder, capsys):
     (own_folder / "pics.txt").write_text(f"{NAMES[0]} 285\n")
     shutil.copy(photograph(NAMES[0]), own_folder)
-    flags = ("--model_name=efficientnet_lite0", "--image_size=96", "--batch_size=8", "--figures=POS,INS,SIC",
+    flags = ("--model_name=efficientnet_lite0", "--batch_size=8", "--figures=POS,INS,SIC",
              "--operations=random,iia-ablation-ac,iia-ablation-ac@release", "--images_dir=.",
              "--pics_file=pics.txt", "--num_workers=0", "--INTERPOLATION_STEPS=2", "--device=cpu")
     assert run("explanation_tests_cnn.py", *flags) == 0

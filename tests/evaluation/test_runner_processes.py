@@ -30,7 +30,7 @@ def test_the_share_is_even_after_a_resume(tmp_path, undisturbed):
     evaluate(folder)
     for path in batches(folder)[::2]:
         path.unlink()
-    assert codes(start(folder, 2, slow=0.1)) == [0, 0]
+    assert codes(start(folder, 2, slow=0.2)) == [0, 0]
     assert scored(folder, 0, 1) == ([2, 2], Counter("0246")) and files(whole(folder)) == undisturbed
 
 

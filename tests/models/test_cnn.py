@@ -33,7 +33,7 @@ def test_tail_of_features_is_the_network_at_every_cut_and_the_last_has_its_publi
 
 
 def test_exact_in_float64(vgg, pictures):
-    model = iia.wrap(vgg)
+    model = iia.wrap(vgg, image_size=16)
     for cut in range(1, 7):
         found = model.tail(cut)(model.features(pictures, cut))
         torch.testing.assert_close(found, vgg(pictures), rtol=0, atol=1e-14)
