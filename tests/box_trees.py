@@ -20,8 +20,9 @@ def voc_boxes(root, objects):
         save_jpeg(folder / "JPEGImages" / f"{name}.jpg", picture(index))
         width, height = SIZES[index % len(SIZES)]
         (folder / "Annotations" / f"{name}.xml").write_text(
-            f"<annotation>\n  <folder>VOC2012</folder><filename>{name}.jpg</filename>\n  <size><width>{width}</width>"
-            f"<height>{height}</height><depth>3</depth></size><segmented>0</segmented>\n"
+            f"<annotation>\n  <folder>VOC2012</folder><filename>{name}.jpg</filename>\n"
+            f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+            f"<segmented>0</segmented>\n"
             + "".join(OBJECT.format(*each) for each in own) + "</annotation>\n")
     listed = folder / "ImageSets" / "Main" / "val.txt"
     listed.parent.mkdir(parents=True)
@@ -34,10 +35,11 @@ def coco_boxes(root, objects):
     images, annotations = [], []
     for index, own in enumerate(objects):
         width, height = SIZES[index % len(SIZES)]
-        images.append({"id": index + 1, "file_name": f"{index + 1:012d}.jpg", "width": width, "height": height})
+        images.append({"id": index + 1, "file_name": f"{index + 1:012d}.jpg",
+                       "width": width, "height": height})
         save_jpeg(root / "val2017" / images[-1]["file_name"], picture(index))
-        annotations += [{"id": len(annotations) + 1, "image_id": index + 1, "category_id": number, "bbox": box,
-                         "iscrowd": 0, "area": 1, "segmentation": []} for number, box in own]
-    write_annotations(root, {"images": images, "annotations": annotations,
-                             "categories": [{"id": number, "name": name} for number, name in COCO_NAMES.items()]})
+        annotations += [{"id": len(annotations) + 1, "image_id": index + 1, "category_id": number,
+                         "bbox": box, "iscrowd": 0, "area": 1, "segmentation": []} for number, box in own]
+    names = [{"id": number, "name": name} for number, name in COCO_NAMES.items()]
+    write_annotations(root, {"images": images, "annotations": annotations, "categories": names})
     return root

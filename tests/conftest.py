@@ -1,6 +1,8 @@
 """Small networks and pictures that the tests share. Everything is seeded and offline."""
 
 import os
+import shutil
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:                 # processes beside each other: a thread each
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
@@ -10,6 +12,9 @@ import torch
 import torchvision.models as tv
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+import iia
+from iia.datasets.photographs import photograph
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")       # the same figures on every machine
 torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -35,12 +40,14 @@ def random_weights(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def toy_vgg() -> tv.VGG:
-    """Six stages, in-place ReLUs, a nonlinear tail: conv, relu, conv, relu, pool, conv | pool, linear, relu, linear.
+    """Six stages, in-place ReLUs, a nonlinear tail.
 
+    They are conv, relu, conv, relu, pool, conv | pool, linear, relu, linear.
     The pool averages: the picture 0 gives constant planes, where a maximum's choice would hang on rounding.
     """
-    features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3, stride=2),
-                             nn.ReLU(inplace=True), nn.AvgPool2d(2), nn.Conv2d(5, 6, 3, padding=1))
+    features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True),
+                             nn.Conv2d(4, 5, 3, stride=2), nn.ReLU(inplace=True),
+                             nn.AvgPool2d(2), nn.Conv2d(5, 6, 3, padding=1))
     with torch.device("meta"):               # its own classifier has 120 million weights
         network = tv.VGG(features, num_classes=7, init_weights=False)
     network.avgpool = nn.AdaptiveAvgPool2d(2)
@@ -73,3 +80,30 @@ def pictures() -> torch.Tensor:
 @pytest.fixture
 def classes() -> torch.Tensor:
     return torch.tensor([2, 5, 2])
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """An empty working directory, and one core, so that figures of different runs may be compared."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def coco(own_folder):
+    """The small COCO of segmentation_trees.py where the scripts look for it."""
+    from .segmentation_trees import coco_tree              # and h5py, which most tests need not wait for
+    return coco_tree(own_folder / "data/COCO").relative_to(own_folder)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A network and three photographs with their list; the working directory is theirs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
+        shutil.copy(photograph(name), name)
+    Path("pics.txt").write_text("chelsea.png 2\ncoffee.png 5\nrocket.jpg 1\n")
+    return iia.wrap(toy_vgg(), "toy", (0.5,) * 3, (0.5,) * 3, image_size=32)

@@ -20,10 +20,6 @@ def grad(stages, head, v, y):
     return v.grad
 
 
-def spatial_min(u):
-    return u.min(-1, keepdim=True).values.min(-2, keepdim=True).values
-
-
 def rule_of(quadrature, n):
     """The points and weights of a path, as lists: by the textbook's table for Gauss and Legendre."""
     if quadrature == "gauss":
@@ -44,11 +40,13 @@ def layer_rule_of(quadrature, n):
     return rule_of("gauss", n - 1) if quadrature == "graded" else rule_of(quadrature, n)
 
 
-LOWEST = {"spatial-minimum": spatial_min, "channel-minimum": lambda u: u.min(1, keepdim=True).values,
+LOWEST = {"spatial-minimum": lambda u: u.min(-1, keepdim=True).values.min(-2, keepdim=True).values,
+          "channel-minimum": lambda u: u.min(1, keepdim=True).values,
           "zero": lambda u: 0 * u, "mean": lambda u: u.mean(-1, keepdim=True).mean(-2, keepdim=True)}
 
 
-def cnn_map(operation, definition, stages, head, x, y, L, n, quadrature="riemann", baseline="spatial-minimum"):
+def cnn_map(operation, definition, stages, head, x, y, L, n, quadrature="riemann",
+            baseline="spatial-minimum"):
     """The raw map [h, w] of one picture x [1, 3, H, W] at layer L.
 
     `stages` are all stages of the network; under "release" `head` is what the release runs.
@@ -97,13 +95,9 @@ def cnn_map(operation, definition, stages, head, x, y, L, n, quadrature="riemann
                     for k in range(n + 1):
                         v = low + (k / n) * (u - low)
                         total = total + relu(grad(rest, head, v, y) * relu(v))
-        elif operation == "iia-ablation-im":
+        elif operation in ("iia-ablation-im", "iia-ablation-ac"):
             for i in range(n + 1):
-                u = features(i / n * x, L)
-                total = total + relu(grad(rest, head, u, y)) * relu(u)
-        elif operation == "iia-ablation-ac":
-            u = features(x, L)
-            for _ in range(n + 1):
+                u = features(i / n * x if operation == "iia-ablation-im" else x, L)
                 total = total + relu(grad(rest, head, u, y)) * relu(u)
     return total.sum(1)[0]
 
@@ -124,7 +118,8 @@ class PlainViT:
         for b, block in enumerate(net.blocks):
             h = F.layer_norm(t, t.shape[-1:], block.norm1.weight, block.norm1.bias, block.norm1.eps)
             heads, d = block.attn.num_heads, t.shape[-1] // block.attn.num_heads
-            q, k, v = [part.view(1, -1, heads, d).transpose(1, 2) for part in block.attn.qkv(h).split(t.shape[-1], -1)]
+            q, k, v = [part.view(1, -1, heads, d).transpose(1, 2)
+                       for part in block.attn.qkv(h).split(t.shape[-1], -1)]
             a = torch.softmax(q @ k.transpose(-2, -1) / d**0.5, -1)
             if b in replaced:
                 a = replaced[b].detach()[None]
@@ -166,11 +161,12 @@ def vit_map(operation, definition, net, x, y, n, quadrature="riemann"):
         for b in range(vit.depth):
             sums[b] = sums[b] + w * C[b]
 
-    if operation == "iia":
+    if operation in ("iia", "iia-previous"):
+        block = L if operation == "iia" else L - 1
         for a, w in points:
-            end = vit.run(a * x, y)[0][L]
+            own = vit.run(a * x, y)[0][block]
             for b, v in inner:
-                add(*vit.run(a * x, y, {L: b * end}), w * v)
+                add(*vit.run(a * x, y, {block: b * own}), w * v)
     elif operation == "iia-triple":
         for a, w in points:
             before = vit.run(a * x, y)[0][L - 1]
@@ -178,11 +174,6 @@ def vit_map(operation, definition, net, x, y, n, quadrature="riemann"):
                 end = vit.run(a * x, y, {L - 1: b * before})[0][L]
                 for c, u in inner:
                     add(*vit.run(a * x, y, {L - 1: b * before, L: c * end}), w * v * u)
-    elif operation == "iia-previous":
-        for a, w in points:
-            before = vit.run(a * x, y)[0][L - 1]
-            for b, v in inner:
-                add(*vit.run(a * x, y, {L - 1: b * before}), w * v)
     elif operation == "ablation-image":
         for a, w in points:
             _, G = vit.run(a * x, y)
@@ -195,8 +186,7 @@ def vit_map(operation, definition, net, x, y, n, quadrature="riemann"):
         for a, w in inner:
             add(*vit.run(x, y, {L: a * end}), w)
     elif operation == "gae":
-        add(*vit.run(x, y))
-        return rollout_of(sums, normalise=False)
+        return rollout_of([relu(a * g).mean(0) for a, g in zip(*vit.run(x, y))], normalise=False)
     elif operation == "rollout":
         A, _ = vit.run(x, y)
         add(A, [torch.ones_like(a) for a in A])
@@ -221,7 +211,8 @@ def relevance_of_attention(net, x, y, eps=None):
 
     def linear(layer, value, R):
         w = layer.weight.detach()
-        parts = split(lambda p, m: p @ w.clamp(min=0).T + m @ w.clamp(max=0).T, [value.clamp(min=0), value.clamp(max=0)], R)
+        parts = split(lambda p, m: p @ w.clamp(min=0).T + m @ w.clamp(max=0).T,
+                      [value.clamp(min=0), value.clamp(max=0)], R)
         return parts[0] + parts[1]
 
     def add(a, b, R):
@@ -231,8 +222,7 @@ def relevance_of_attention(net, x, y, eps=None):
         return ra * share * R.sum() / sa, rb * (1 - share) * R.sum() / sb
 
     def product(a, b, R):
-        ra, rb = split(lambda p, q: p @ q, [a, b], R)
-        return ra / 2, rb / 2
+        return [part / 2 for part in split(lambda p, q: p @ q, [a, b], R)]
 
     with torch.no_grad():
         t = torch.cat([net.cls_token, net.patch_embed(x)], 1) + net.pos_embed
@@ -240,7 +230,8 @@ def relevance_of_attention(net, x, y, eps=None):
         for block in net.blocks:
             h1 = block.norm1(t)
             D, heads = t.shape[-1], block.attn.num_heads
-            q, k, v = [p.view(1, -1, heads, D // heads).transpose(1, 2) for p in block.attn.qkv(h1).split(D, -1)]
+            q, k, v = [p.view(1, -1, heads, D // heads).transpose(1, 2)
+                       for p in block.attn.qkv(h1).split(D, -1)]
             a = torch.softmax(q @ k.transpose(-2, -1) / (D // heads) ** 0.5, -1)
             mixed = (a @ v).transpose(1, 2).reshape(t.shape)
             branch = block.attn.proj(mixed)
@@ -260,10 +251,10 @@ def relevance_of_attention(net, x, y, eps=None):
         R_mid, R_out = add(mid, out, R)
         R_mid = R_mid + linear(block.mlp.fc1, h2, linear(block.mlp.fc2, g, R_out))
         R_t, R_branch = add(t, branch, R_mid)
-        R_heads = linear(block.attn.proj, mixed, R_branch).view(1, t.shape[1], -1, v.shape[-1]).transpose(1, 2)
+        R_heads = linear(block.attn.proj, mixed, R_branch).unflatten(2, (-1, v.shape[-1])).transpose(1, 2)
         R_a, R_v = product(a, v, R_heads)
         R_q, R_k = product(q, k.transpose(-2, -1), R_a)
-        merged = torch.cat([p.transpose(1, 2).reshape(t.shape) for p in (R_q, R_k.transpose(-2, -1), R_v)], -1)
-        R = R_t + linear(block.attn.qkv, h1, merged)
+        merged = [p.transpose(1, 2).reshape(t.shape) for p in (R_q, R_k.transpose(-2, -1), R_v)]
+        R = R_t + linear(block.attn.qkv, h1, torch.cat(merged, -1))
         matrices.insert(0, R_a[0])
     return matrices

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -25,6 +26,12 @@ def box(index: int) -> np.ndarray:
     mask = np.zeros((height, width), np.uint8)
     mask[height // 4:height // 2 + index, width // 5:width // 2] = 1
     return mask
+
+
+def nearest(mask, size=224):
+    """A mask at size x size: each pixel takes the value under its centre."""
+    rows, columns = (((np.arange(size) + 0.5) * side / size).astype(int) for side in mask.shape)
+    return torch.from_numpy(mask[rows][:, columns]).long()
 
 
 def save_jpeg(path: Path, pixels: np.ndarray) -> None:
@@ -70,8 +77,8 @@ def coco_tree(root: Path, count: int = 3) -> Path:
             shapes = [(runs(box(index)), 1), (polygon(0, 0, 8, 8), 0)]
         else:
             shapes = [(compressed(box(index)), 0)]
-        annotations += [{"id": 100 + len(annotations) + i, "image_id": number, "segmentation": shape, "iscrowd": crowd,
-                         "category_id": 1} for i, (shape, crowd) in enumerate(shapes)]
+        annotations += [{"id": 100 + len(annotations) + i, "image_id": number, "segmentation": shape,
+                         "iscrowd": crowd, "category_id": 1} for i, (shape, crowd) in enumerate(shapes)]
     write_annotations(root, {"images": images, "annotations": annotations})
     return root
 
@@ -103,7 +110,8 @@ def voc_tree(root: Path, count: int = 3, below: str = "VOCdevkit/VOC2012", end: 
     for index, name in enumerate(names):
         save_jpeg(folder / "JPEGImages" / f"{name}.jpg", picture(index))
         mask = Image.fromarray(voc_labels(index))
-        mask.putpalette([value for n in range(256) for value in (n, 255 - n, 7 * n % 256)])       # so its mode is P
+        # so its mode is P
+        mask.putpalette([value for n in range(256) for value in (n, 255 - n, 7 * n % 256)])
         path = folder / "SegmentationClass" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         mask.save(path)
@@ -122,7 +130,8 @@ def voc_labels(index: int) -> np.ndarray:
 # ---------------------------------------------------------------------------- ImageNet
 
 def gtsegs_tree(root: Path, count: int = 3) -> Path:
-    """gtsegs_ijcv.mat: arrays behind references, axes reversed as MATLAB stores them, two annotations a picture."""
+    """gtsegs_ijcv.mat: arrays behind references, axes reversed as MATLAB stores them, two annotations a
+    picture."""
     root.mkdir(parents=True, exist_ok=True)
     with h5py.File(root / "gtsegs_ijcv.mat", "w") as file:
         reference = h5py.ref_dtype

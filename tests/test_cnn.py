@@ -12,6 +12,7 @@ from iia.maps import minmax
 from iia.methods import CNN_OPERATIONS
 
 from .conftest import random_weights, toy_vgg
+from .models.networks_of_users import resnet
 from .oracles import cnn_map
 
 IIA_OPERATIONS = ["iia", "iia-triple", "iia-previous", "iia-ablation-im", "iia-ablation-ac"]
@@ -20,8 +21,8 @@ IIA_OPERATIONS = ["iia", "iia-triple", "iia-previous", "iia-ablation-im", "iia-a
 def compare(model, stages, head, x, y, operation, definition, layer, n=3, batch_size=5, **rule):
     how = IIAOptions(layer, n, definition, batch_size, **rule)
     found = CNN_OPERATIONS[operation].under(definition)(model, x, y, how)
-    wanted = torch.stack([cnn_map(operation, definition, stages, head, x[b:b + 1], int(y[b]), layer, n, **rule)
-                          for b in range(len(x))])
+    wanted = torch.stack([cnn_map(operation, definition, stages, head, one, int(label), layer, n, **rule)
+                          for one, label in zip(x.split(1), y)])
     assert wanted.abs().max() > 1e-6
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
@@ -39,31 +40,33 @@ def test_toy_network(operation, definition, layer, vgg, pictures, classes):
         if hasattr(module, "inplace"):
             module.inplace = False
     head = nn.Sequential(plain.avgpool, nn.Flatten(), plain.classifier)
-    compare(iia.wrap(vgg), list(plain.features), head, pictures, classes, operation, definition, layer)
+    model, stages = iia.wrap(vgg, image_size=16), list(plain.features)
+    compare(model, stages, head, pictures, classes, operation, definition, layer)
 
 
-@pytest.mark.parametrize("quadrature, baseline", [("trapezoid", "spatial-minimum"), ("gauss", "spatial-minimum"),
-                         ("riemann", "channel-minimum"), ("gauss", "zero"), ("trapezoid", "mean"),
-                         ("graded", "spatial-minimum")])
+@pytest.mark.parametrize("quadrature, baseline", [
+    ("trapezoid", "spatial-minimum"), ("gauss", "spatial-minimum"), ("riemann", "channel-minimum"),
+    ("gauss", "zero"), ("trapezoid", "mean"), ("graded", "spatial-minimum")])
 @pytest.mark.parametrize("operation", IIA_OPERATIONS)
 def test_rules_and_baselines(operation, quadrature, baseline, vgg, pictures, classes):
     plain = toy_vgg().double()
     head = nn.Sequential(plain.avgpool, nn.Flatten(), plain.classifier)
     stages = [nn.ReLU() if isinstance(stage, nn.ReLU) else stage for stage in plain.features]
     head[2][1].inplace = False
-    compare(iia.wrap(vgg), stages, head, pictures, classes, operation, "paper", 6, quadrature=quadrature,
-            baseline=baseline)
+    compare(iia.wrap(vgg, image_size=16), stages, head, pictures, classes, operation, "paper", 6,
+            quadrature=quadrature, baseline=baseline)
 
 
 @pytest.mark.parametrize("definition", ["paper", "release"])
 @pytest.mark.parametrize("operation", IIA_OPERATIONS)
-def test_resnet18(operation, definition):
-    net = random_weights(tv.resnet18()).double()
+def test_resnet(operation, definition):
+    net = resnet(depths=(2, 2, 2, 2))
     stages = [nn.Sequential(net.conv1), net.bn1, nn.ReLU(), net.maxpool,
               net.layer1, net.layer2, net.layer3, net.layer4]
     head = nn.Sequential(net.avgpool, nn.Flatten(), net.fc)
     x = torch.randn(2, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    compare(iia.wrap(net), stages, head, x, torch.tensor([1, 999]), operation, definition, layer=8, n=2)
+    model = iia.wrap(net, image_size=48)
+    compare(model, stages, head, x, torch.tensor([1, 6]), operation, definition, layer=8, n=2)
 
 
 def test_release_runs_convnext_with_an_extra_relu():
@@ -72,7 +75,7 @@ def test_release_runs_convnext_with_an_extra_relu():
     net = random_weights(tv.ConvNeXt(blocks)).double()
     stages, relu = list(net.features), nn.ReLU()
     x, y = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([3, 4])
-    model = iia.wrap(net)
+    model = iia.wrap(net, image_size=32)
     plain = nn.Sequential(net.avgpool, net.classifier)
     for operation in ("iia", "iia-ablation-ac"):
         compare(model, stages, nn.Sequential(relu, plain), x, y, operation, "release", len(stages))
@@ -84,7 +87,7 @@ def test_release_leaves_norm5_out_of_densenets_tail():
     stages = list(net.features)
     head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier)
     x, y = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([3, 4])
-    model = iia.wrap(net)
+    model = iia.wrap(net, image_size=64)
     without = stages[:11] + [nn.Identity()]
     compare(model, without, head, x, y, "iia", "release", 11)
     compare(model, without, head, x, y, "iia", "release", 9)
@@ -95,11 +98,10 @@ def test_release_leaves_norm5_out_of_densenets_tail():
 @pytest.mark.parametrize("definition", ["paper", "release"])
 @pytest.mark.parametrize("operation", IIA_OPERATIONS)
 def test_batches_and_chunks_do_not_change_a_map(operation, definition):
-    net = random_weights(tv.resnet18())
-    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     y = [1, 2]
     how = dict(definition=definition, steps=3)
-    model = iia.wrap(net)
+    model = iia.wrap(resnet().float(), image_size=96)
     together = iia.explain(model, x, y, operation, batch_size=64, **how)
     alone = torch.cat([iia.explain(model, x[b:b + 1], y[b], operation, batch_size=3, **how)
                        for b in range(2)])
@@ -120,7 +122,7 @@ def test_the_picture_zero_is_computed_once_for_a_network(vgg, pictures, classes,
 
 def test_one_step_limits_agree(vgg, pictures, classes):
     """With n = 1 the layer's path has two points: its end, which is the input ablation, and its baseline."""
-    model = iia.wrap(vgg)
+    model = iia.wrap(vgg, image_size=16)
     how = IIAOptions(layer=6, steps=1)
     both = CNN_OPERATIONS["iia"].under("paper")(model, pictures, classes, how)
     assert both.shape == (3, 3, 3)
@@ -135,7 +137,7 @@ def test_one_step_limits_agree(vgg, pictures, classes):
 
 
 def test_memory_is_bounded_by_batch_size_not_by_n(vgg, pictures, classes, monkeypatch):
-    model = iia.wrap(vgg)
+    model = iia.wrap(vgg, image_size=16)
     seen = []
     for module in model.modules():
         module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))

@@ -1,4 +1,4 @@
-"""`iia.explain`: what it refuses, weights that change, and operations that share what they have in common."""
+"""`iia.explain`: its steps and parts, weights that change, and what it refuses."""
 
 import pytest
 import timm
@@ -7,117 +7,8 @@ from PIL import Image
 from torchvision.transforms import functional as TF
 
 import iia
-from iia import vit_attribution
 from iia.datasets.photographs import photograph
 from iia.evaluation.answers import ask
-from iia.integration import path_integral
-from iia.maps import finish
-from iia.models.model import Shared
-from iia.options import IIAOptions
-from iia.quadrature import Rule
-
-OPERATIONS = ("iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac")
-
-
-@pytest.fixture
-def pictures_through(monkeypatch):
-    """How many pictures have gone through the first stage."""
-    rows, stages = [], iia.models.cnn.CNN.stages
-
-    def counted(self, start, stop, x):
-        rows.extend([1] * len(x) if start == 0 < stop else [])
-        return stages(self, start, stop, x)
-
-    monkeypatch.setattr(iia.models.cnn.CNN, "stages", counted)
-    return rows
-
-
-@pytest.mark.parametrize("definition", ["paper", "release"])
-@pytest.mark.parametrize("batch_size", [2, 4])                 # 2: the pictures are explained in two parts
-def test_shared_maps_are_the_same_maps(vgg, pictures, classes, definition, batch_size, pictures_through):
-    model, n = iia.wrap(vgg, image_size=16), 3
-
-    def maps():
-        return [iia.explain(model, pictures, classes, name, layer=5, steps=n, batch_size=batch_size,
-                            definition=definition) for name in OPERATIONS]
-
-    alone = maps()
-    before = len(pictures_through)
-    with iia.sharing(model, pictures):
-        together = maps()
-    for one, other in zip(alone, together):
-        assert torch.equal(one, other)
-    if definition == "paper":       # the path once for three operations, and the picture alone for the fourth
-        assert len(pictures_through) - before == len(pictures) * n + len(pictures)
-
-
-def test_only_the_very_pictures_share(vgg, pictures, classes):
-    model = iia.wrap(vgg, image_size=16)
-    others = pictures.flip(0)
-    alone = iia.explain(model, others, classes, steps=2)
-    with iia.sharing(model, pictures):
-        iia.explain(model, pictures, classes, steps=2)
-        assert torch.equal(iia.explain(model, others, classes, steps=2), alone)
-        turned = pictures.mT                                   # in the same memory
-        assert torch.equal(iia.explain(model, turned, classes, steps=2),
-                           iia.explain(iia.wrap(vgg, image_size=16), turned.clone(), classes, steps=2))
-    assert not model.shared.kept
-
-
-@pytest.mark.parametrize("changed", [{"steps": 3}, {"batch_size": 5}, {"layer": 4}, {"definition": "release"},
-                                     {"operation": "iia-triple"}])
-def test_what_is_shared_is_shared_for_the_same_path_only(changed, vgg, pictures, classes):
-    """One thing at a time: each of them alone must lead to layers of its own."""
-    model, usual = iia.wrap(vgg, image_size=16), {"steps": 2, "batch_size": 4, "layer": 6}
-    with iia.sharing(model, pictures):
-        iia.explain(model, pictures, classes, **usual)
-        assert model.shared.kept
-        found = iia.explain(model, pictures, classes, **usual | changed)
-    assert torch.equal(found, iia.explain(iia.wrap(vgg, image_size=16), pictures, classes, **usual | changed))
-
-
-@pytest.mark.parametrize("kind, first, second", [
-    ("vgg", {"steps": 2}, {"steps": 3}), ("vgg", {"layer": 4}, {"layer": 6}),
-    ("vgg", {}, {"operation": "iia-triple"}), ("vgg", {}, {"definition": "release"}),
-    ("vit", {"steps": 2}, {"steps": 3}), ("vit", {"operation": "iia"}, {"operation": "iia-triple"}),
-    ("vit", {"operation": "iia-triple"}, {"operation": "iia"}), ("vit", {}, {"classes": [1, 1, 6]})])
-def test_what_a_model_keeps_of_the_picture_zero_is_for_the_same_explanation_only(
-        kind, first, second, pictures, classes, request):
-    network, usual = request.getfixturevalue(kind), {"classes": classes, "steps": 2}
-    model = iia.wrap(network, image_size=16)
-    iia.explain(model, pictures, **usual | first)
-    found = iia.explain(model, pictures, **usual | second)
-    assert torch.equal(found, iia.explain(iia.wrap(network, image_size=16), pictures, **usual | second))
-
-
-def test_what_a_model_keeps_of_the_picture_zero_is_for_pictures_of_one_size(vgg, pictures, classes):
-    model, larger = iia.wrap(vgg, image_size=16), torch.cat([pictures, pictures.flip(3)], 3)
-    iia.explain(model, pictures, classes, steps=2)
-    found = iia.explain(model, larger, classes, steps=2)
-    assert torch.equal(found, iia.explain(iia.wrap(vgg, image_size=(16, 32)), larger, classes, steps=2))
-    assert model.at_zero(2, pictures).shape[2:] == (16, 16) and model.at_zero(2, larger).shape[2:] == (16, 32)
-
-
-def test_a_vit_keeps_the_picture_zero_of_few_classes(vit, pictures, monkeypatch):
-    monkeypatch.setattr(vit_attribution, "ZERO_CLASSES", 2)
-    model = iia.wrap(vit)
-    found = [iia.explain(model, pictures, [y, y + 1, y + 2], steps=2) for y in range(4)]
-    assert len(model.contributions_at_zero) == 2
-    for y, maps in enumerate(found):
-        torch.testing.assert_close(maps, iia.explain(iia.wrap(vit), pictures, [y, y + 1, y + 2], steps=2))
-
-
-def test_nothing_is_kept_after_an_error_and_a_vit_shares_nothing(vgg, vit, pictures, classes):
-    model = iia.wrap(vgg, image_size=16)
-    with pytest.raises(ZeroDivisionError), iia.sharing(model, pictures):
-        iia.explain(model, pictures, 0, steps=2)
-        assert model.shared.kept
-        raise ZeroDivisionError
-    assert not model.shared.kept and model.shared.pictures is None
-    model = iia.wrap(vit)
-    wanted = iia.explain(model, pictures, classes, steps=2)
-    with iia.sharing(model, pictures):
-        assert torch.equal(iia.explain(model, pictures, classes, steps=2), wanted)
 
 
 @pytest.mark.parametrize("kind, definition, usual, others", [
@@ -131,87 +22,16 @@ def test_the_models_own_number_of_steps(kind, definition, usual, others, picture
         assert not torch.allclose(found, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("quadrature", ["riemann", "trapezoid", "gauss", "graded"])
-@pytest.mark.parametrize("kind, operation", [("vgg", "iia"), ("vgg", "iia-triple"), ("vgg", "iia-previous"),
-    ("vgg", "iia-ablation-im"), ("vgg", "iia-ablation-ac"), ("vit", "iia"), ("vit", "iia-triple"),
-    ("vit", "iia-previous"), ("vit", "ablation-image"), ("vit", "ablation-attention")])
-def test_the_error_is_known_beside_the_map_and_of_each_picture(kind, operation, quadrature, pictures, classes,
-                                                               request):
-    model = iia.wrap(request.getfixturevalue(kind), image_size=16)
-    how = dict(operation=operation, quadrature=quadrature, batch_size=7)
-    maps, error = iia.explain(model, pictures, classes, **how, steps=4, return_error=True)
-    torch.testing.assert_close(maps, iia.explain(model, pictures, classes, **how, steps=4))
-    assert error.shape == (3,) and (error > 0).all() and (error < 1).all()
-    one, error_of_one = iia.explain(model, pictures[:1], classes[:1], **how, steps=4, return_error=True)
-    torch.testing.assert_close(error_of_one, error[:1])
-
-
-def test_the_error_is_the_distance_from_the_guesses_of_the_limit(vgg, pictures, classes):
-    """The trapezoid's map, and more of its difference from that of n = 2 and from that of 0, 1/4, 3/4 and 1."""
-    model, more = iia.wrap(vgg, image_size=16), 1 / (2**1.6 - 1)
-    how = IIAOptions(layer=6, steps=4, quadrature="trapezoid")
-    score, u = model.score(6), model.features(pictures, 6)
-    def raw(a, w):
-        rule = Rule(torch.tensor(a).double(), torch.tensor(w).double())
-        return path_integral(score, u, how.start(u), classes, rule, 32)
-    full = raw([0, .25, .5, .75, 1], [.125, .25, .25, .25, .125])
-    guesses = [full + more * (full - raw(*fewer)) for fewer in
-               (([0, .5, 1], [.25, .5, .25]), ([0, .25, .75, 1], [.125, .375, .375, .125]))]
-    maps, error = iia.explain(model, pictures, classes, "iia-ablation-ac", layer=6, steps=4,
-                              quadrature="trapezoid", return_error=True)
-    wanted = [(maps - finish(guess, (16, 16), "bicubic")).abs().amax((1, 2)) for guess in guesses]
-    torch.testing.assert_close(error, (wanted[0] + wanted[1]) / 2)
-
-
-def test_the_error_of_one_step_is_not_known_and_that_of_many_is_small(vgg, pictures, classes):
-    model = iia.wrap(vgg, image_size=16)
-    assert iia.explain(model, pictures, classes, steps=1, return_error=True)[1].isnan().all()
-    limit = iia.explain(model, pictures, classes, steps=60, quadrature="graded")
-    maps, error = iia.explain(model, pictures, classes, steps=10, return_error=True)
-    true = (maps - limit).abs().amax((1, 2))
-    assert ((error > true / 4) & (error < 4 * true)).all(), (error, true)
-    assert iia.explain(model, pictures, classes, steps=40, quadrature="graded", return_error=True)[1].max() < error.min()
-    maps, error = iia.explain(model, pictures[:0], [], return_error=True)
-    assert maps.shape == (0, 16, 16) and error.shape == (0,)
-
-
-def test_the_error_of_a_map_that_says_nothing_is_not_known(vgg, pictures, classes):
-    torch.nn.init.zeros_(vgg.classifier[-1].weight[2])
-    maps, error = iia.explain(iia.wrap(vgg, image_size=16), pictures, classes, steps=2, return_error=True)
-    assert error.isnan().tolist() == [True, False, True] and not maps[0].any()
-
-
-@pytest.mark.parametrize("operation", ["iia", "iia-triple", "iia-previous"])
-def test_inside_sharing_a_vits_maps_do_not_depend_on_what_was_explained_before(operation, vit, pictures):
-    """To the last digit: so a run that is resumed has the numbers of one that was not disturbed."""
-    vit, pictures, maps = vit.float(), pictures.float(), []
-    for earlier in ([], [2, 3]):
-        model = iia.wrap(vit)
-        iia.explain(model, pictures[:len(earlier)], earlier, operation, steps=2)
-        with iia.sharing(model, pictures):
-            maps.append(iia.explain(model, pictures, [2, 3, 4], operation, steps=2))
-    assert torch.equal(*maps)
-
-
 @pytest.mark.parametrize("kind, arguments, message", [
     ("vgg", dict(quadrature="simpson"), "quadrature"), ("vgg", dict(baseline="black"), "baseline"),
     ("vgg", dict(quadrature="gauss", definition="release"), "sums and baselines of its own"),
-    ("vit", dict(baseline="zero"), "starts at 0"), ("vgg", dict(operation="gradcam", return_error=True), "no limit"),
+    ("vit", dict(baseline="zero"), "starts at 0"),
+    ("vgg", dict(operation="gradcam", return_error=True), "no limit"),
     ("vgg", dict(definition="release", return_error=True), "no limit"),
     ("vit", dict(operation="gae", return_error=True), "no limit")])
 def test_quadrature_and_baseline_where_there_is_none(kind, arguments, message, pictures, classes, request):
     with pytest.raises(iia.UserError, match=message):
         iia.explain(request.getfixturevalue(kind), pictures, classes, **arguments)
-
-
-def test_the_pictures_path_is_shared_by_operations_of_one_quadrature_alone(vgg, pictures, classes):
-    model = iia.wrap(vgg, image_size=16)
-    how = [dict(operation=name, quadrature=rule, steps=3)
-           for name in ("iia", "iia-triple") for rule in ("riemann", "gauss", "trapezoid")]
-    with iia.sharing(model, pictures):
-        shared = [iia.explain(model, pictures, classes, **one) for one in how]
-    for one, found in zip(how, shared):
-        assert torch.equal(found, iia.explain(model, pictures, classes, **one))
 
 
 @pytest.mark.parametrize("operation, fits", [("iia", 2), ("ig", 4)])   # ig: in sets of three pictures
@@ -262,20 +82,6 @@ def test_a_prediction_of_nan_is_of_no_class_that_was_asked_for(vgg, pictures):
     assert ask(lambda x: one, pictures, torch.tensor([2, 2, 2]))[:, 0].tolist() == [0, 0, 0]
     one[:, 2] = 1
     assert ask(lambda x: one, pictures, torch.tensor([2, 1, 2]))[:, 0].tolist() == [1, 0, 1]
-
-
-def test_what_is_kept_is_bounded():
-    pictures, made = torch.zeros(1), []
-    shared = Shared(pictures, room=12)
-
-    def values(size):
-        made.append(size)
-        return torch.zeros(size)
-
-    for key, size in (("a", 2), ("b", 2), ("c", 1)):            # 8 bytes, 8 that find no room, 4
-        shared.get(pictures, (key,), lambda: values(size))
-        shared.get(pictures, (key,), lambda: values(size))
-    assert made == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("kind", ["vgg", "vit"])
@@ -362,7 +168,7 @@ def test_a_network_is_wrapped_and_asked_inside_any_mode(kind, mode, request):
     wanted, heat = network(x).argmax(1), iia.explain(network, x, 0, steps=2)
     with mode():
         assert torch.equal(iia.predict(network, x), wanted)
-        assert torch.equal(iia.explain(iia.wrap(network), x, 0, steps=2), heat)
+        assert torch.equal(iia.explain(iia.wrap(network, image_size=16), x, 0, steps=2), heat)
 
 
 @pytest.mark.parametrize("name, mean, std", [

@@ -31,7 +31,8 @@ def test_iia_of_a_linear_score_has_a_closed_form():
     torch.manual_seed(0)
     w, u, n = torch.randn(2, 3, 3, dtype=torch.float64), torch.rand(1, 2, 3, 3, dtype=torch.float64), 5
     r = BASELINES["spatial-minimum"](u)
-    found = path_integral(lambda v, y: (v * w).flatten(1).sum(1), u, r, torch.tensor([0]), quadrature_rule(n, u), 4)
+    found = path_integral(lambda v, y: (v * w).flatten(1).sum(1), u, r, torch.tensor([0]),
+                          quadrature_rule(n, u), 4)
     expected = ((u - r) * w * (r + u)).sum(1) * (n + 1) / (2 * n)
     torch.testing.assert_close(found, expected)
 

@@ -1,9 +1,6 @@
-"""The table of the pointing game as a user runs it: which classes are explained, what counts, what is skipped."""
+"""The table of the pointing game as a user runs it: which classes are explained, what counts."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +17,8 @@ from iia.evaluation.pointing import inside, near
 from iia.settings import Settings
 from tests.box_trees import coco_boxes, voc_boxes
 from tests.conftest import random_weights, toy_vgg
+from tests.scripts import run
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")      # pycocotools under NumPy 2
 OBJECTS = [[("dog", 1, 1, 20, 20), ("dog", 40, 21, 60, 40), ("cat", 5, 5, 50, 30), ("person", 1, 1, 60, 40)],
            [("person", 3, 3, 20, 60), ("pottedplant", 30, 1, 48, 66)],
@@ -38,8 +35,9 @@ def network():
 
 
 def chosen(root, **more):
-    values = dict(operations=["gradcam", "iia"], chosen_dataset="voc", dataset_root=str(root), definition="paper",
-                  device="cpu", batch_size=4, max_images=None, num_workers=0, results_dir=str(root / "results"),
+    values = dict(operations=["gradcam", "iia"], chosen_dataset="voc", dataset_root=str(root),
+                  definition="paper", device="cpu", batch_size=4, max_images=None, num_workers=0,
+                  results_dir=str(root / "results"),
                   FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=2)
     return Settings(**values | more)
 
@@ -81,22 +79,26 @@ def test_voc(tmp_path, capsys):
     for name in ("gradcam", "iia", "chance"):
         own, figures = used[used["operation"] == name], summary["figures"][name]
         assert figures["energy pairs"] == pytest.approx(own["energy"].mean())
-        by_category = {category: own["energy"][own["category"] == category].mean() for category in ("dog", "cat")}
+        by_category = {category: own["energy"][own["category"] == category].mean()
+                       for category in ("dog", "cat")}
         assert figures["energy categories"] == pytest.approx(np.mean(list(by_category.values())))
         assert summary["by category"][name]["dog"]["energy"] == pytest.approx(by_category["dog"])
         low, high = summary["intervals"][name]["energy pairs"]
         assert low <= figures["energy pairs"] <= high
         assert f"{100 * figures['hit_15 pairs']:.1f} [" in said.out
-    assert "3 pictures, 4 pairs" in said.out and "2 pictures by their categories' classes, 1 by the" in said.out
+    assert "3 pictures, 4 pairs" in said.out
+    assert "2 pictures by their categories' classes, 1 by the" in said.out
 
 
 def test_coco_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
-    root = coco_boxes(tmp_path, [[(18, [0, 0, 30, 30]), (25, [0, 0, 9, 9])], [(3, [5, 5, 20, 20])], [(25, [1, 1, 9, 9])]])
+    root = coco_boxes(tmp_path, [[(18, [0, 0, 30, 30]), (25, [0, 0, 9, 9])],
+                                 [(3, [5, 5, 20, 20])], [(25, [1, 1, 9, 9])]])
     asked = []
     boxes = CocoBoxes.boxes
     monkeypatch.setattr(CocoBoxes, "boxes", lambda self, index: asked.append(index) or boxes(self, index))
     for _ in range(2):
-        assert pointing_table.table(network(), chosen(root, chosen_dataset="coco", operations=["gradcam"])) == 0
+        how = chosen(root, chosen_dataset="coco", operations=["gradcam"])
+        assert pointing_table.table(network(), how) == 0
     assert sorted(asked) == [0, 0, 1, 1, 2, 2]                               # once to read, once to score
     summary, rows = result(root)
     assert summary["pictures by rule"] == {"category": 2, "predicted": 1}
@@ -126,26 +128,18 @@ def test_wrong_settings_are_found_first(tmp_path):
     assert not (root / "results").exists()
 
 
-def run(script, place, monkeypatch, *flags):
-    """Run a script in this process; its exit code."""
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "argv", [script, "--num_workers=0", "--device=cpu", *flags])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    return ended.value.code
-
-
-def test_from_the_command_line(tmp_path, monkeypatch, capsys):
-    voc_boxes(tmp_path / "data" / "VOC", [OBJECTS[0]])
-    assert run("pointing_game_cnn.py", tmp_path, monkeypatch, "--model_name=efficientnet_lite0", "--operations=gradcam") == 0
+def test_from_the_command_line(own_folder, capsys):
+    voc_boxes(own_folder / "data" / "VOC", [OBJECTS[0]])
+    assert run("pointing_game_cnn.py", "--num_workers=0", "--device=cpu", "--model_name=efficientnet_lite0",
+               "--image_size=96", "--operations=gradcam") == 0
     said = capsys.readouterr().out
     assert said.count("hit ±15") == 2 and "1 pictures, 2 pairs" in said
-    folder, = (tmp_path / "pointing_results").iterdir()
+    folder, = (own_folder / "pointing_results").iterdir()
     assert folder.name.startswith("voc_efficientnet_lite0_9_paper_")
 
 
 @pytest.mark.parametrize("kind, name, other", [("cnn", "test_vit", "vit"), ("vit", "test_resnet", "cnn")])
-def test_each_script_names_the_other(kind, name, other, tmp_path, monkeypatch, capsys):
-    flags = (f"--model_name={name}", "--allow_random_weights")
-    assert run(f"pointing_game_{kind}.py", tmp_path, monkeypatch, *flags) == 2
+def test_each_script_names_the_other(kind, name, other, own_folder, capsys):
+    flags = (f"--model_name={name}", "--allow_random_weights", "--num_workers=0", "--device=cpu")
+    assert run(f"pointing_game_{kind}.py", *flags) == 2
     assert f"give it to pointing_game_{other}.py" in capsys.readouterr().err

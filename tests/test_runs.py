@@ -47,11 +47,12 @@ def test_the_disk_has_a_file_before_it_gets_its_name(tmp_path, monkeypatch):
 
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
-    """Of this machine's dead processes, and of other machines a day later; not what a living process is writing."""
+    """Of this machine's dead processes, and of other machines a day later; not of living processes."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     living, mine, others, old = (tmp_path / "below" / f"{runs.TEMPORARY}{name}" for name in (
-        f"{os.getppid()}-{runs.HOST}-a.json", f"{dead.pid}-{runs.HOST}-b.json", f"{dead.pid}-elsewhere-c.json",
+        f"{os.getppid()}-{runs.HOST}-a.json", f"{dead.pid}-{runs.HOST}-b.json",
+        f"{dead.pid}-elsewhere-c.json",
         f"{dead.pid}-elsewhere-d.json"))
     usual = tmp_path / "below" / f"{dead.pid}-{runs.HOST}.json"
     usual.parent.mkdir()
@@ -128,6 +129,7 @@ def test_devices():
 
 
 def test_a_disk_that_is_full(tmp_path):
-    with pytest.raises(UserError, match="cannot write .*map.npy .No space left"), runs.whole_file(tmp_path / "map.npy"):
+    said = "cannot write .*map.npy .No space left"
+    with pytest.raises(UserError, match=said), runs.whole_file(tmp_path / "map.npy"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import os
-import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,33 +13,42 @@ from PIL import Image
 
 from iia.datasets.photographs import photograph
 from iia.evaluation.protocols import PROTOCOLS
+from iia.models import weights
 from iia.models.names import build
-
-from .conftest import toy_vit  # noqa: F401  (sets the environment)
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def run(script, folder, *flags):
-    env = os.environ | {"TORCH_HOME": str(folder / "torch"), "HF_HOME": str(folder / "hub"),
-                        "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, ROOT / script, *flags], cwd=folder, env=env, capture_output=True,
-                          text=True)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "pics.txt").write_text("chelsea.png 285\nrocket.jpg 657\n")
-    return tmp_path
+from tests import scripts
 
 
 COMMON = ("--pics_file=pics.txt", "--images_dir=pictures", "--device=cpu")
 
 
+def run(script, *flags):
+    return scripts.run(script, *COMMON, *flags)
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    """A machine without weights and without a network."""
+    def refuse(address):
+        raise OSError("no route to host")
+    monkeypatch.setattr(weights, "_ask", refuse)
+    monkeypatch.setattr(weights, "PROJECT_DIR", tmp_path)
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pics.txt").write_text("chelsea.png 285\nrocket.jpg 657\n")
+    return tmp_path
+
+
 def test_cnn_panels_maps_and_masks(folder):
-    done = run("cnn_saliency_map_generator.py", folder, *COMMON, "--model_name=efficientnet_lite0",
-               "--save_heatmaps_masks", "--operations=iia,iia-ablation-ac", "--INTERPOLATION_STEPS=4",
-               "--max_images=1")
+    """The one script that has a process of its own here."""
+    flags = ("--model_name=efficientnet_lite0", "--save_heatmaps_masks", "--operations=iia,iia-ablation-ac",
+             "--INTERPOLATION_STEPS=4", "--max_images=1")
+    done = subprocess.run([sys.executable, scripts.ROOT / "cnn_saliency_map_generator.py", *COMMON, *flags],
+                          cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 panels in qualitive_results/" in done.stdout
     panel = Image.open(folder / "qualitive_results/efficientnet_lite0_Egyptian_cat_chelsea.png")
@@ -57,28 +63,25 @@ def test_cnn_panels_maps_and_masks(folder):
     assert saved["settings"]["INTERPOLATION_STEPS"] == 4 and saved["versions"]["torch"]
 
 
-def test_what_cannot_be_used_is_named_and_counted(folder):
+def test_what_cannot_be_used_is_named_and_counted(folder, capsys):
     (folder / "pictures").mkdir()
     (folder / "pictures/broken.png").write_text("no picture")
     (folder / "pics.txt").write_text("absent.png 1\nchelsea.png feline\nbroken.png 2\nchelsea.png 285\n")
-    done = run("cnn_saliency_map_generator.py", folder, *COMMON, "--model_name=efficientnet_lite0",
-               "--operations=iia-ablation-ac")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    flags = fine_tuned(folder, classes=1000)
+    assert run("cnn_saliency_map_generator.py", *flags, "--image_size=64") == 1
+    done = capsys.readouterr()
     for said in ("pics.txt:1: pictures/absent.png is missing", "pics.txt:2: class 'feline'",
                  "pics.txt:3: pictures/broken.png cannot be decoded"):
-        assert said in done.stderr
-    assert "1 panels" in done.stdout and "3 skipped" in done.stdout
+        assert said in done.err
+    assert "1 panels" in done.out and "3 skipped" in done.out
 
 
-def test_the_default_network_falls_back_but_a_named_one_does_not(folder):
-    done = run("cnn_saliency_map_generator.py", folder, *COMMON, "--operations=iia-ablation-ac",
-               "--max_images=1")
-    if "resnet101" in done.stdout:
-        pytest.skip("this machine can download weights")
-    assert done.returncode == 0 and "explaining efficientnet_lite0 instead of resnet101" in done.stderr
-    named = run("cnn_saliency_map_generator.py", folder, *COMMON, "--model_name=resnet101")
-    assert named.returncode == 2 and "resnet101-63fe2227.pth" in named.stderr
-    assert "Traceback" not in named.stderr
+def test_the_default_network_falls_back_but_a_named_one_does_not(folder, no_weights, capsys):
+    script, few = "cnn_saliency_map_generator.py", ("--operations=iia-ablation-ac", "--max_images=1")
+    assert run(script, *few) == 0
+    assert "explaining efficientnet_lite0 instead of resnet101" in capsys.readouterr().err
+    assert run(script, *few, "--model_name=resnet101") == 2
+    assert "resnet101-63fe2227.pth" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag, said", [
@@ -89,60 +92,45 @@ def test_the_default_network_falls_back_but_a_named_one_does_not(folder):
     ("--max_images=0", "at least 1"), ("--per_class=0", "at least 1"), ("--every_nth=0", "at least 1"),
     ("--pics_file=none", "pics_file is None"),
 ])
-def test_wrong_settings_are_one_sentence(flag, said, folder, monkeypatch, capsys):
-    script = str(ROOT / "cnn_saliency_map_generator.py")
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [script, *COMMON, "--model_name=efficientnet_lite0", flag])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(script, run_name="__main__")        # in this process: a new one has to import torch
+def test_wrong_settings_are_one_sentence(flag, said, folder, capsys):
+    network = "--model_name=efficientnet_lite0", "--image_size=64"
+    assert run("cnn_saliency_map_generator.py", *network, flag) == 2
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and said in error and error.startswith("error: ")
+    assert said in error and error.startswith("error: ")
     assert not (folder / "qualitive_results").exists()
 
 
-def test_vit_without_weights_says_where_to_put_them(folder):
-    done = run("vit_saliency_map_generator.py", folder, *COMMON)
-    if done.returncode == 0:
-        pytest.skip("this machine can download weights")
-    assert done.returncode == 2 and "jx_vit_base_p16_224-80ecf9dd.pth" in done.stderr
-    assert "--allow_random_weights" in done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) <= 4
+def test_vit_without_weights_says_where_to_put_them(folder, no_weights, capsys):
+    assert run("vit_saliency_map_generator.py") == 2
+    error = capsys.readouterr().err
+    assert "jx_vit_base_p16_224-80ecf9dd.pth" in error and "--allow_random_weights" in error
+    assert len(error.strip().splitlines()) <= 4
 
 
-def test_vit_with_random_weights(folder):
-    done = run("vit_saliency_map_generator.py", folder, *COMMON, "--model_name=vit-tiny",
+def test_vit_with_random_weights(folder, no_weights, capsys):
+    assert run("vit_saliency_map_generator.py", "--model_name=test_vit",
                "--allow_random_weights", "--max_images=1", "--operations=iia,gae,rollout,t-attr",
-               "--ITERATION_STEPS=2", "--save_heatmaps_masks")
-    assert done.returncode == 0, done.stderr
-    assert "random weights" in done.stdout
-    assert np.load(folder / "heatmaps/chelsea_gae_vit-tiny.npy").shape == (224, 224)
+               "--ITERATION_STEPS=2", "--save_heatmaps_masks") == 0
+    assert "random weights" in capsys.readouterr().out
+    assert np.load(folder / "heatmaps/chelsea_gae_test_vit.npy").shape == (160, 160)
 
 
 # ------------------------------------------------------------------------- a network of the user's own
 
-def in_process(script, folder, monkeypatch, *flags):
-    """Run a script in this process; its exit code."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [str(ROOT / script), *COMMON, *flags])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    return ended.value.code
-
-
-def fine_tuned(folder, name="test_resnet", **how):
-    """The flags of a fine-tuned network of three classes whose weights lie in the folder."""
-    torch.save(build(name, num_classes=3, **how)[0].state_dict(), folder / "mine.pth")
+def fine_tuned(folder, name="test_resnet", classes=3, **how):
+    """The flags of a fine-tuned network of a few classes whose weights lie in the folder."""
+    torch.save(build(name, num_classes=classes, **how)[0].state_dict(), folder / "mine.pth")
     return (f"--model_name={name}", "--weights_path=mine.pth", "--operations=iia-ablation-ac",
             "--INTERPOLATION_STEPS=1")
 
 
-def test_a_fine_tuned_network_with_names_size_and_channels(folder, monkeypatch, capsys):
+def test_a_fine_tuned_network_with_names_size_and_channels(folder, capsys):
     (folder / "names.txt").write_text("cat\nspace rocket\ncup\n")
     (folder / "pics.txt").write_text(
         "chelsea.png 0\nrocket.jpg space rocket\ncoffee.png 12\ncoffee.png mug\n")
     flags = fine_tuned(folder, in_chans=1)
     flags += "--labels_file=names.txt", "--image_size=64,96", "--save_heatmaps_masks"
-    assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *flags) == 1
+    assert run("cnn_saliency_map_generator.py", *flags) == 1
     error = capsys.readouterr().err
     assert ("pics.txt:3: class 12 is not in 0..2" in error
             and "pics.txt:4: class 'mug' is not a number and no class's name" in error)
@@ -152,19 +140,19 @@ def test_a_fine_tuned_network_with_names_size_and_channels(folder, monkeypatch, 
     assert Image.open(folder / "heatmaps/chelsea_iia-ablation-ac_test_resnet_mask.png").size == (96, 64)
 
 
-def test_classes_without_names_are_numbered(folder, monkeypatch):
+def test_classes_without_names_are_numbered(folder):
     (folder / "pics.txt").write_text("chelsea.png 2\n")
     flags = fine_tuned(folder, in_chans=4)
-    assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *flags, "--image_size=64") == 0
+    assert run("cnn_saliency_map_generator.py", *flags, "--image_size=64") == 0
     assert (folder / "qualitive_results/test_resnet_class_2_chelsea.png").exists()
 
 
 @pytest.mark.parametrize("channels, protocol", [(1, "paper"), (4, "rise"), (1, "road"), (4, "bee")])
-def test_explanation_tests_of_other_sizes_and_channels(channels, protocol, folder, monkeypatch):
+def test_explanation_tests_of_other_sizes_and_channels(channels, protocol, folder):
     (folder / "pics.txt").write_text("chelsea.png 2\n")
     flags = fine_tuned(folder, in_chans=channels)
-    assert in_process("explanation_tests_cnn.py", folder, monkeypatch, *flags, "--image_size=64,96",
-                      "--num_workers=0", f"--protocol={protocol}") == 0
+    assert run("explanation_tests_cnn.py", *flags, "--image_size=64,96",
+               "--num_workers=0", f"--protocol={protocol}") == 0
     (summary,) = (folder / "explanation_results").glob(f"*_target_{protocol}_*/summary.json")
     summary = json.loads(summary.read_text())
     assert summary["protocol"] == protocol and list(summary["better"]) == list(PROTOCOLS[protocol].figures)
@@ -175,8 +163,8 @@ def test_explanation_tests_of_other_sizes_and_channels(channels, protocol, folde
 @pytest.mark.parametrize("flag, said", [
     ("--labels_file=absent.txt", "absent.txt"), ("--image_size=big", "height,width"),
     ("--labels_file=pics.txt", "2 labels were given, but test_resnet has 3 classes")])
-def test_wrong_labels_and_sizes_are_one_sentence(flag, said, folder, monkeypatch, capsys):
-    assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *fine_tuned(folder), flag) == 2
+def test_wrong_labels_and_sizes_are_one_sentence(flag, said, folder, capsys):
+    assert run("cnn_saliency_map_generator.py", *fine_tuned(folder), flag) == 2
     assert said in capsys.readouterr().err
 
 
@@ -188,8 +176,8 @@ def test_wrong_labels_and_sizes_are_one_sentence(flag, said, folder, monkeypatch
     ("sanity_checks_cnn.py", "test_vit", "sanity_checks_vit.py"),
     ("sanity_checks_vit.py", "test_resnet", "sanity_checks_cnn.py")])
 def test_each_script_names_the_other_for_networks_that_it_does_not_explain(
-        script, name, other, folder, monkeypatch, capsys):
-    assert in_process(script, folder, monkeypatch, f"--model_name={name}", "--allow_random_weights") == 2
+        script, name, other, folder, capsys):
+    assert run(script, f"--model_name={name}", "--allow_random_weights") == 2
     assert f"give it to {other}" in capsys.readouterr().err
 
 
@@ -204,21 +192,21 @@ def class_folders(folder):
     return "--pics_file=none", "--images_dir=val"
 
 
-def test_panels_of_class_folders(folder, monkeypatch):
+def test_panels_of_class_folders(folder):
     flags = ("--model_name=efficientnet_lite0", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1",
-             "--every_nth=2", *class_folders(folder))
-    assert in_process("cnn_saliency_map_generator.py", folder, monkeypatch, *flags) == 0
+             "--image_size=96", "--every_nth=2", *class_folders(folder))
+    assert run("cnn_saliency_map_generator.py", *flags) == 0
     assert {path.name for path in (folder / "qualitive_results").glob("*.png")} == {
         "efficientnet_lite0_Egyptian_cat_again.png", "efficientnet_lite0_missile_rocket.png"}
     saved = json.loads((folder / "qualitive_results/efficientnet_lite0_settings.json").read_text())
     assert [saved["settings"][name] for name in ("every_nth", "per_class", "pics_file")] == [2, None, None]
 
 
-def test_a_table_of_class_folders(folder, monkeypatch):
+def test_a_table_of_class_folders(folder):
     flags = ("--model_name=efficientnet_lite0", "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1",
-             "--figures=POS", "--num_workers=0", *class_folders(folder))
+             "--image_size=96", "--figures=POS", "--num_workers=0", *class_folders(folder))
     for more in ("--per_class=1", "--per_class=none"):
-        assert in_process("explanation_tests_cnn.py", folder, monkeypatch, *flags, more) == 0
+        assert run("explanation_tests_cnn.py", *flags, more) == 0
     parts = {len(rows): (path, rows) for path in (folder / "explanation_results").glob("val_*/per_image.csv")
              if len(rows := path.read_text().splitlines()[1:])}
     assert parts.keys() == {2, 3}                       # each in a folder of its own
@@ -230,12 +218,12 @@ def test_a_table_of_class_folders(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["vit_saliency_map_generator.py", "explanation_tests_vit.py"])
-def test_class_folders_for_a_vit_whose_labels_are_wordnet_ids(script, folder, monkeypatch, capsys):
+def test_class_folders_for_a_vit_whose_labels_are_wordnet_ids(script, folder, capsys):
     (folder / "names.txt").write_text("n03773504\ndog\nn02124075\n")
     flags = [flag for flag in fine_tuned(folder, "test_vit") if "INTERPOLATION" not in flag]
     flags += ["--labels_file=names.txt", "--operations=gae", *class_folders(folder)]
     flags += ["--figures=POS", "--num_workers=0"] if "tests" in script else []
-    assert in_process(script, folder, monkeypatch, *flags) == 0
+    assert run(script, *flags) == 0
     if "tests" in script:
         rows = next((folder / "explanation_results").glob("*/per_image.csv")).read_text().splitlines()
         assert [row.split(",")[5] for row in rows] == ["target", "2", "2", "0"]

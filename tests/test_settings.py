@@ -114,7 +114,8 @@ def test_every_scripts_help_comes_before_torch(script):
 @pytest.mark.parametrize("flag, said", [
     ("--model_nam=x", "Did you mean 'model_name'"), ("--Steps=3", "Did you mean 'steps'"),
     ("--steps=many", "--steps takes INT"), ("--save=perhaps", "--save takes true.false, not 'perhaps'"),
-    ("--weights_path=", "--weights_path takes none.TEXT, not ''"), ("--uncommented=3", "unknown flag"), ("stray", "unknown flag"),
+    ("--weights_path=", "--weights_path takes none.TEXT, not ''"), ("--uncommented=3", "unknown flag"),
+    ("stray", "unknown flag"),
 ])
 def test_mistakes_are_named(flag, said, script):
     with pytest.raises(UserError, match=said):
@@ -149,7 +150,8 @@ def test_what_the_system_says_of_a_file_is_one_line(tmp_path, capsys, monkeypatc
     assert said.startswith("error: ") and "cannot be used (" in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("why", [MemoryError("7 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+@pytest.mark.parametrize("why", [MemoryError("7 TiB"),
+                                 RuntimeError("DefaultCPUAllocator: can't allocate memory"),
                                  RuntimeError("a bug")])
 def test_too_little_memory_is_one_line_and_other_errors_are_not_hidden(why, tmp_path, capsys, monkeypatch):
     def main(found):

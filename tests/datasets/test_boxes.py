@@ -16,7 +16,8 @@ def test_vocs_boxes_count_from_one_and_hold_their_last_pixels(tmp_path):
 
 
 def test_cocos_boxes_are_left_top_width_height(tmp_path):
-    data = CocoBoxes(coco_boxes(tmp_path, [[(18, [10.5, 4, 20, 30]), (1, [0, 0, 60.4, 40])]]), [0.5] * 3, [0.5] * 3)
+    root = coco_boxes(tmp_path, [[(18, [10.5, 4, 20, 30]), (1, [0, 0, 60.4, 40])]])
+    data = CocoBoxes(root, [0.5] * 3, [0.5] * 3)
     assert data.boxes(0) == [("dog", (10.5, 4, 30.5, 34)), ("person", (0, 0, 60.4, 40))]
     picture, size, name = data[0]
     assert picture.shape == (3, 224, 224) and picture.min() < 0 and size.tolist() == [60, 40] and name == "1"
@@ -24,7 +25,8 @@ def test_cocos_boxes_are_left_top_width_height(tmp_path):
 
 @pytest.mark.parametrize("objects, said", [
     ([], "has no box"), ([("dgo", 1, 1, 5, 5)], "Did you mean 'dog'"),
-    ([("dog", 1, 1, 62, 5)], r"does not lie in its picture of 60 x 40"), ([("dog", 9, 1, 5, 5)], "does not lie"),
+    ([("dog", 1, 1, 62, 5)], r"does not lie in its picture of 60 x 40"),
+    ([("dog", 9, 1, 5, 5)], "does not lie"),
     ([("dog", 1, 1, 5, "nan")], "does not lie"), ([("dog", 1, 1, 5, "wide")], "cannot be read as VOC's")])
 def test_what_vocs_files_have_wrong_is_named(tmp_path, objects, said):
     data = VocBoxes(voc_boxes(tmp_path, [objects]))
@@ -32,7 +34,8 @@ def test_what_vocs_files_have_wrong_is_named(tmp_path, objects, said):
         data[0]
 
 
-@pytest.mark.parametrize("content", ["", "<annotation>", "<other/>", "<annotation><object><name>dog</name></object></annotation>"])
+@pytest.mark.parametrize("content", ["", "<annotation>", "<other/>",
+                                     "<annotation><object><name>dog</name></object></annotation>"])
 def test_a_broken_xml_is_named(tmp_path, content):
     data = VocBoxes(voc_boxes(tmp_path, [[("dog", 1, 1, 5, 5)]]))
     path = data.folder / "Annotations" / "2008_000000.xml"

@@ -19,12 +19,14 @@ def test_what_a_list_may_contain(tmp_path):
     path = tmp_path / "pics.txt"
     path.write_bytes(b"\xef\xbb\xbf# mine\r\n\r\na b c.png 0\r\n  d.jpg\t999  \r\n#e.png 3\r\n")
     pics, problems = read_pics(path, "pictures")
-    assert [(str(p.path), p.target, p.stem) for p in pics] == [("pictures/a b c.png", 0, "a b c"), ("pictures/d.jpg", 999, "d")]
+    assert [(str(p.path), p.target, p.stem) for p in pics] == [("pictures/a b c.png", 0, "a b c"),
+                                                               ("pictures/d.jpg", 999, "d")]
     assert problems == [] and pics[1].line == f"{path}:4"
 
 
-@pytest.mark.parametrize("line, said", [("a.png", "one word"), ("a.png 1000", "not in 0..999"), ("a.png -1", "not in 0..999"),
-                                        ("a.png cat", "not a number"), ("a b.png", "not a number"), ("a.png 3.5", "not a number"),
+@pytest.mark.parametrize("line, said", [("a.png", "one word"), ("a.png 1000", "not in 0..999"),
+                                        ("a.png -1", "not in 0..999"), ("a.png cat", "not a number"),
+                                        ("a b.png", "not a number"), ("a.png 3.5", "not a number"),
                                         ("a.png --5", "not a number"), ("a.png +-5", "not a number")])
 def test_a_bad_line_is_named_and_stops_no_other(line, said, tmp_path):
     path = tmp_path / "pics.txt"
@@ -133,11 +135,13 @@ def test_a_normalisation_for_another_number_of_channels(values, channels, wanted
 def test_squashed_as_torchvision_does_it():
     path = photograph("chelsea.png")
     wanted = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(),
-                                 transforms.Normalize((0.5,) * 3, (0.5,) * 3)])(Image.open(path).convert("RGB"))
+                                 transforms.Normalize((0.5,) * 3,
+                                                      (0.5,) * 3)])(Image.open(path).convert("RGB"))
     model = iia.load_model("efficientnet_lite0")
     assert torch.equal(iia.load_pictures([path], model)[0], wanted)
     raw = squash(open_picture(path))
-    torch.testing.assert_close(denormalise(normalise(raw, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), raw)
+    how = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    torch.testing.assert_close(denormalise(normalise(raw, *how), *how), raw)
 
 
 def test_pictures_that_cannot_be_read(tmp_path):
@@ -162,7 +166,8 @@ def test_the_photographs_are_put_in_place_once(tmp_path):
 def test_every_line_has_file_names_of_its_own(tmp_path):
     """Also on a disk that ignores case, and where a name has the very suffix that another would get."""
     path, long = tmp_path / "pics.txt", "x" * 235
-    path.write_text("a b.png 3\na_b.png 3\na.png 3\na.jpg 3\nA.png 4\na_2.png 4\ncrane.png 134\ncrane.png 285\n"
+    path.write_text("a b.png 3\na_b.png 3\na.png 3\na.jpg 3\nA.png 4\na_2.png 4\n"
+                    "crane.png 134\ncrane.png 285\n"
                     f"{long}.png 1\n{long}.jpg 1\n")
     pics, problems = read_pics(path, ".")
     assert problems == [] and len(pics) == 10

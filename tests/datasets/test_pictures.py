@@ -51,14 +51,15 @@ def test_levels_without_a_known_scale(value, tmp_path):
         open_picture(tmp_path / "odd.tif")
 
 
-@pytest.mark.parametrize("orientation, turn", [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
+@pytest.mark.parametrize("orientation, turn",
+                         [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
                                                (8, Image.Transpose.ROTATE_270)])
 def test_photographs_are_set_upright(orientation, turn, tmp_path):
     upright = Image.open(photograph("chelsea.png")).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright.transpose(turn).save(tmp_path / "phone.png", exif=exif)
-    model = iia.wrap(toy_vgg())
+    model = iia.wrap(toy_vgg(), image_size=16)
     found = iia.load_pictures(tmp_path / "phone.png", model)
     upright.save(tmp_path / "upright.png")
     assert torch.equal(found, iia.load_pictures(tmp_path / "upright.png", model))
@@ -79,6 +80,6 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize("paths", [5, [5], b"a.png", [Image.new("RGB", (4, 4))]])
 def test_paths_that_are_no_names(paths):
     with pytest.raises(iia.UserError, match="names of picture files"):
-        iia.load_pictures(paths, iia.wrap(toy_vgg()))
+        iia.load_pictures(paths, iia.wrap(toy_vgg(), image_size=16))
     with pytest.raises(iia.UserError, match="not VGG"):
         iia.load_pictures(["a.png"], toy_vgg())

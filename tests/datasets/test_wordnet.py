@@ -7,15 +7,15 @@ from iia.datasets.wordnet import categories, imagenet_classes
 from iia.errors import UserError
 from iia.models.names import IMAGENET
 
-VOC = ("aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-       "sheep sofa train tvmonitor").split()
+VOC = ("aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+       "person pottedplant sheep sofa train tvmonitor").split()
 
 
 def test_every_category_has_its_classes_and_no_class_has_two():
     assert len(categories()) == 80
     every = [number for classes in categories().values() for number in classes]
     assert len(every) == len(set(every)) == 306 and set(every) <= set(range(1000))
-    assert imagenet_classes("dog") == tuple(range(151, 269))            # ImageNet lists its 118 dogs in one row
+    assert imagenet_classes("dog") == tuple(range(151, 269))          # ImageNet lists its 118 dogs in one row
     assert imagenet_classes("bird") == (*range(7, 25), *range(80, 101), *range(127, 147))
     assert imagenet_classes("person") == imagenet_classes("toothbrush") == ()
 

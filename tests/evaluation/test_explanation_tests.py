@@ -58,7 +58,8 @@ def test_most_is_ninety():
 
 def test_perfect_map_is_best_and_random_map_in_between():
     model, seeds = ReadsOnePixel(size=64), range(20)
-    noise = torch.stack([torch.rand(64, 64, generator=torch.Generator().manual_seed(s)) for s in seeds]).double()
+    noise = torch.stack([torch.rand(64, 64, generator=torch.Generator().manual_seed(s))
+                         for s in seeds]).double()
     raw = torch.zeros(1, 3, 64, 64, dtype=torch.float64)
     raw[..., *model.place] = 1                                    # so that the blur puts it out
     pictures = normalise(raw, model.mean, model.std).expand(len(seeds), -1, -1, -1)
@@ -75,7 +76,7 @@ def test_perfect_map_is_best_and_random_map_in_between():
 
 
 def test_seen_through_the_map():
-    """The pixel keeps m of its red: O = 1/(1 + exp(−8 (m − 1/2))); Y is that with m = 1, or 0.6 in a dim picture."""
+    """The pixel keeps m of its red: O = 1/(1 + exp(−8 (m − 1/2))); Y is that of m = 1, of 0.6 if dim."""
     model, classes = ReadsOnePixel(), torch.tensor([1, 1, 0])
     raw = torch.tensor([1.0, 0.6, 1.0]).double().view(3, 1, 1, 1).expand(3, 3, 16, 16)
     pictures = normalise(raw, model.mean, model.std)
@@ -84,7 +85,7 @@ def test_seen_through_the_map():
 
     def sure(red):
         return 1 / (1 + math.exp(-8 * (red - 0.5)))
-    drops = [1 - sure(0.25) / sure(1), 1 - sure(0.15) / sure(0.6), 0]        # class 0 is the surer the darker it is
+    drops = [1 - sure(0.25) / sure(1), 1 - sure(0.15) / sure(0.6), 0]         # class 0 is surer in the dark
     assert metrics["ADP"].tolist() == pytest.approx([100 * drop for drop in drops])
     assert metrics["PIC"].tolist() == [0, 0, 100]
 
@@ -106,7 +107,8 @@ def setting(count=3, size=16):
     pictures = normalise(torch.rand(count, 3, size, size, generator=g).double(), model.mean, model.std)
     classes = model(pictures).argmax(1)
     classes[-1] = (classes[-1] + 1) % 4                           # a picture that the network has wrong
-    maps = (torch.rand(count, size, size, generator=g).double() * 5).round() / 5       # six values: ties everywhere
+    # six values: ties everywhere
+    maps = (torch.rand(count, size, size, generator=g).double() * 5).round() / 5
     maps[1] = 0.5                                                 # and nothing but ties
     return model, pictures, classes, maps
 
@@ -138,7 +140,7 @@ def test_masking_against_loops():
         slow = [slow_masked_curve(model, *given, most, read) for given in zip(pictures, classes, maps)]
         assert torch.allclose(curves[name], torch.tensor(slow).double(), atol=1e-10), name
         assert metrics[name].tolist() == pytest.approx([area(curve) for curve in slow]), name
-    assert len({round(v, 6) for v in metrics["DEL"].tolist()}) == 3          # three different pictures, three answers
+    assert len({round(v, 6) for v in metrics["DEL"].tolist()}) == 3      # three pictures, three answers
     for i, (picture, wanted, saliency) in enumerate(zip(pictures, classes, maps)):
         raw = denormalise(picture, model.mean, model.std)
         y, o = (answers(model, seen, wanted)[1] for seen in (raw, raw * saliency))
@@ -162,7 +164,7 @@ def test_batch_size_bounds_the_rows_and_changes_nothing(protocol, rows):
 
 
 def test_figures_share_their_passes():
-    """A picture costs itself once for all maps, and each map 9 + 9 masked pictures and one seen through it."""
+    """A picture costs itself once for all maps, each map 9 + 9 masked pictures and one seen through it."""
     model, pictures, classes, maps = setting()
     model.passes.clear()
     originals = score_originals(model, pictures, classes, SIX, batch_size=54)
@@ -195,7 +197,8 @@ def test_figures_by_name():
     points = {"POS": 10, "NEG": 10, "DEL": 10, "INS": 10, "AIC": 21, "SIC": 21}
     assert {name: len(x) for name, x in axes([*MASKED], (224, 224)).items()} == points
     assert {name: len(x) for name, x in axes(["DEL", "INS-DEL"], (224, 224), "rise").items()} == {"DEL": 225}
-    for wrong, said in (({"metrics": ["POSS"]}, "Did you mean 'POS'"), ({"protocol": "rised"}, "Did you mean 'rise'"),
+    for wrong, said in (({"metrics": ["POSS"]}, "Did you mean 'POS'"),
+                        ({"protocol": "rised"}, "Did you mean 'rise'"),
                         ({"metrics": ["POS"], "protocol": "rise"}, "figure of protocol rise"),
                         ({"metrics": ["ADD"]}, "figure of protocol paper")):
         with pytest.raises(UserError, match=said):
@@ -211,12 +214,15 @@ def test_pixel_counts_are_rounded_down():
 
 
 @pytest.mark.parametrize("wrong, said", [
-    ({"maps": torch.zeros(2, 1, 16, 16)}, "not \\[2, 1, 16, 16\\]"), ({"maps": torch.zeros(2, 7, 7)}, "not \\[2, 7, 7\\]"),
+    ({"maps": torch.zeros(2, 1, 16, 16)}, "not \\[2, 1, 16, 16\\]"),
+    ({"maps": torch.zeros(2, 7, 7)}, "not \\[2, 7, 7\\]"),
     ({"maps": [[0.5]]}, "not list"),
-    ({"classes": [0]}, "a target class for each"), ({"classes": [0, -1]}, "a target class for each"), ({"batch_size": 0}, "at least 1"),
+    ({"classes": [0]}, "a target class for each"), ({"classes": [0, -1]}, "a target class for each"),
+    ({"batch_size": 0}, "at least 1"),
 ])
 def test_maps_and_classes_that_do_not_fit(wrong, said):
-    arguments = {"pictures": torch.zeros(2, 3, 16, 16), "classes": [0, 1], "maps": torch.zeros(2, 16, 16)} | wrong
+    arguments = {"pictures": torch.zeros(2, 3, 16, 16), "classes": [0, 1],
+                 "maps": torch.zeros(2, 16, 16)} | wrong
     with pytest.raises(UserError, match=said):
         score(Scrambles(), metrics=["POS"], **arguments)
 

@@ -22,13 +22,15 @@ SIZE, SEEDS = 64, [11, 12, 13]
 
 @pytest.fixture(scope="module")
 def setting():
-    """A picture that the network remembers, with three maps: smooth noise, finer noise, and noise in few steps."""
+    """A picture that the network remembers, and three maps: smooth noise, finer, and in few steps."""
     raw = squash(open_picture(photograph("coffee.png")), SIZE)
     model = Remembers(raw)
     g = torch.Generator().manual_seed(2)
-    maps = torch.cat([finish(torch.rand(1, side, side, generator=g), (SIZE, SIZE), "bicubic") for side in (4, 16, 8)])
+    maps = torch.cat([finish(torch.rand(1, side, side, generator=g), (SIZE, SIZE), "bicubic")
+                      for side in (4, 16, 8)])
     maps[2] = (maps[2] * 10).round() / 10
-    return model, normalise(raw, model.mean, model.std).expand(3, -1, -1, -1), torch.ones(3, dtype=torch.int64), maps
+    pictures = normalise(raw, model.mean, model.std).expand(3, -1, -1, -1)
+    return model, pictures, torch.ones(3, dtype=torch.int64), maps
 
 
 def by_library(model, picture, wanted, saliency, seed, column, thresholds):
@@ -72,7 +74,8 @@ def test_joining_points():
     y = torch.tensor([[0.1, 0.2, 0.4, 0.4, 0.6, 0.8], [0.0, 0.1, 0.2, 0.3, 0.9, 1.0]]).double()
     for joined, xs, ys in zip(ours.join(x, y), x, y):
         there = interp1d([*xs, 0.0, 1.0], [*ys, 0.0, 1.0])
-        assert np.allclose(joined[:-1], there(np.linspace(0, 1, 1000, endpoint=False)), atol=1e-12) and joined[-1] == 1
+        assert np.allclose(joined[:-1], there(np.linspace(0, 1, 1000, endpoint=False)), atol=1e-12)
+        assert joined[-1] == 1
 
 
 def test_more_of_the_right_pixels_is_better(setting):
@@ -86,7 +89,7 @@ def test_more_of_the_right_pixels_is_better(setting):
 
 
 def test_pictures_without_a_curve(setting):
-    """Another class, and a picture as simple as its blur, have no figure; the others are not touched by them."""
+    """Another class, and a picture as simple as its blur, have no figure; the others keep theirs."""
     model, pictures, classes, maps = setting
     metrics, curves = score(model, pictures, torch.tensor([1, 0, 1]), maps, ["AIC", "SIC"], seeds=SEEDS)
     alone, _ = score(model, pictures[2:], classes[2:], maps[2:], ["AIC", "SIC"], seeds=SEEDS[2:])
@@ -100,14 +103,15 @@ def test_pictures_without_a_curve(setting):
 
 
 def test_an_unsure_answer_has_no_softmax_curve(setting):
-    """f_1 − f_0 is 0.8 for the picture itself: top-1 is right, the softmax of 0.69 is less than the 0.8 asked for."""
+    """f_1 − f_0 is 0.8 for the picture itself: top-1 is right, the softmax of 0.69 is less than 0.8."""
     class Doubtful(Remembers):
         def logits(self, x):
             return super().logits(x) - torch.tensor([0, 8.2])
     model, pictures, classes, maps = setting
     metrics, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS)
     assert not metrics["AIC"].isnan().any() and metrics["SIC"].isnan().all()
-    metrics, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS, protocol="bee")
+    metrics, _ = score(Doubtful(model.picture), pictures, classes, maps, ["AIC", "SIC"], seeds=SEEDS,
+                       protocol="bee")
     assert not metrics["AIC"].isnan().any() and not metrics["SIC"].isnan().any()
 
 
@@ -137,7 +141,7 @@ def test_ends_are_shared(setting):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_together_as_one_by_one(setting, threads):
-    """Pictures and their maps in shared passes of any size, and in threads, have the figures that each has alone."""
+    """In shared passes of any size, and in threads, each picture has the figures that it has alone."""
     model, pictures, classes, maps = setting
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -147,7 +151,8 @@ def test_together_as_one_by_one(setting, threads):
         torch.set_num_threads(before)
     for b, seed in enumerate(SEEDS):
         one = slice(b, b + 1)
-        alone, own = score(model, pictures[one], classes[one], maps[one], ["AIC", "SIC"], seeds=[seed], batch_size=1)
+        alone, own = score(model, pictures[one], classes[one], maps[one], ["AIC", "SIC"], seeds=[seed],
+                           batch_size=1)
         for name in alone:
             assert torch.allclose(together[name][one], alone[name], rtol=0, atol=1e-6), name
             assert torch.allclose(curves[name][one], own[name], rtol=0, atol=1e-6), name

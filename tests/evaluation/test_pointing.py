@@ -53,7 +53,8 @@ def test_peak_and_energy():
     saliency[40, 40] = 1                                                       # as high, but later
     mask = pointing.inside([(40, 40, 41, 41)], (56, 56), (56, 56))
     assert pointing.measure(saliency, mask, pointing.near(mask))["hit"] == 0
-    nothing = pointing.measure(np.zeros((56, 56), np.float32), np.ones((56, 56), bool), np.ones((56, 56), bool))
+    nothing = pointing.measure(np.zeros((56, 56), np.float32), np.ones((56, 56), bool),
+                               np.ones((56, 56), bool))
     assert nothing == {"hit": 0, "hit_15": 0, "energy": 0}
 
 
@@ -78,7 +79,8 @@ def test_as_quantus_has_it():
         top, left = g.integers(0, 9, 2)
         mask[0, top:top + 9, left:left + 8] = True
     how = dict(abs=False, normalise=False, disable_warnings=True, display_progressbar=False)
-    for metric, figure in ((quantus.PointingGame(**how), "hit"), (quantus.RelevanceMassAccuracy(**how), "energy")):
+    for metric, figure in ((quantus.PointingGame(**how), "hit"),
+                           (quantus.RelevanceMassAccuracy(**how), "energy")):
         wanted = metric.evaluate_batch(a_batch=maps, s_batch=masks)
         found = [pointing.measure(own[0], mask[0], mask[0])[figure] for own, mask in zip(maps, masks)]
         assert found == pytest.approx([float(each) for each in wanted]) and 0 < np.mean(found) < 1
@@ -86,14 +88,16 @@ def test_as_quantus_has_it():
 
 def test_means_over_categories_and_over_pairs():
     nan = np.nan
-    values = np.array([[1, nan, nan, nan], [0, 1, nan, nan], [1, 0, nan, nan], [nan, nan, nan, 1], [0, nan, nan, nan]])
+    values = np.array([[1, nan, nan, nan], [0, 1, nan, nan], [1, 0, nan, nan], [nan, nan, nan, 1],
+                       [0, nan, nan, nan]])
     (categories,), (pairs,) = pointing.averages(values, np.ones((1, 5)))
     assert categories == pytest.approx((2 / 4 + 1 / 2) / 2) and pairs == pytest.approx(4 / 7)
     weights = draws(5)
     drawn = np.stack(pointing.averages(values, weights))
-    for own, row in list(zip(drawn.T, weights))[:200]:                        # each draw as a data set of its own
+    for own, row in list(zip(drawn.T, weights))[:200]:                    # each draw as a data set of its own
         again = values.repeat(row, 0)
-        columns = [column[~np.isnan(column)].mean() for column in again[:, :3].T if not np.isnan(column).all()]
+        columns = [column[~np.isnan(column)].mean() for column in again[:, :3].T
+                   if not np.isnan(column).all()]
         assert own[1] == pytest.approx(again[~np.isnan(again)].mean())
         assert np.isnan(own[0]) if not columns else own[0] == pytest.approx(np.mean(columns))
     assert weights.shape == (2000, 5) and (weights.sum(1) == 5).all()

@@ -1,4 +1,4 @@
-"""The protocols bee, rise and road, and what one run of a protocol says: against loops, grad-cam and Quantus."""
+"""The protocols bee, rise and road against loops, grad-cam and Quantus; what one run of a protocol says."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,8 @@ def test_bee_against_loops():
             expected[name] = area(curve)
         y, o, rest = (answer(model, seen, wanted)[1]
                       for seen in (picture, picture * saliency, picture * (1 - saliency)))
-        expected |= {"ADP": 100 * max(0, y - o) / y, "ADD": 100 * max(0, y - rest) / y, "PIC": 100.0 * (y < o),
+        expected |= {"ADP": 100 * max(0, y - o) / y, "ADD": 100 * max(0, y - rest) / y,
+                     "PIC": 100.0 * (y < o),
                      "SRG": expected["NEG"] - expected["POS"], "INS-DEL": expected["INS"] - expected["DEL"]}
         assert {name: values[i].item() for name, values in metrics.items()} == pytest.approx(expected)
     for name in ("DEL", "INS", "ADP"):
@@ -65,7 +66,8 @@ def test_rise_against_loops():
     point[5, 5] = 1
     kernel = ndimage.gaussian_filter(point, 5)
     for i, (picture, wanted, saliency) in enumerate(zip(pictures, classes, maps)):
-        blurred = torch.from_numpy(np.stack([ndimage.convolve(c, kernel, mode="constant") for c in picture.numpy()]))
+        blurred = torch.from_numpy(np.stack([ndimage.convolve(c, kernel, mode="constant")
+                                             for c in picture.numpy()]))
         values = saliency.flatten().tolist()
         order = sorted(range(len(values)), key=lambda p: -values[p])
         for name, start, end in (("DEL", picture, torch.zeros_like(picture)), ("INS", blurred, picture)):
@@ -95,7 +97,8 @@ def test_differences_picture_by_picture(protocol, name, higher, lower, factor):
 
 
 def test_each_protocol_names_its_figures():
-    assert list(chosen_figures("paper", None)) == ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC", "SRG", "INS-DEL"]
+    assert list(chosen_figures("paper", None)) == ["POS", "NEG", "DEL", "INS", "ADP", "PIC", "AIC", "SIC",
+                                                   "SRG", "INS-DEL"]
     assert list(chosen_figures("bee", None)) == [*MASKED, "ADD"]
     assert list(chosen_figures("rise", None)) == ["DEL", "INS", "INS-DEL"]
     assert list(chosen_figures("road", None)) == ["ROAD_most", "ROAD_least", "ROAD_combined"]
@@ -103,7 +106,8 @@ def test_each_protocol_names_its_figures():
     assert len(PROTOCOLS["paper"].thresholds) == 13
     lower = {"POS", "DEL", "ADP", "ROAD_most"}
     for protocol in PROTOCOLS.values():
-        assert {name for name, own in protocol.figures.items() if own.better == "lower"} == lower & set(protocol.figures)
+        assert {name for name, own in protocol.figures.items()
+                if own.better == "lower"} == lower & set(protocol.figures)
 
 
 # ------------------------------------------------------------------------------------ road
@@ -122,7 +126,8 @@ def test_road_is_grad_cams(size, monkeypatch):
     model, pictures, classes, maps = no_ties(size=size)
     metrics, curves = score(model, pictures, classes, maps, seeds=SEEDS, protocol="road")
     targets = [ClassifierOutputSoftmaxTarget(int(one)) for one in classes]
-    for name, kind in (("ROAD_most", ROADMostRelevantFirstAverage), ("ROAD_least", ROADLeastRelevantFirstAverage),
+    for name, kind in (("ROAD_most", ROADMostRelevantFirstAverage),
+                       ("ROAD_least", ROADLeastRelevantFirstAverage),
                        ("ROAD_combined", ROADCombined)):
         library = kind(percentiles=[20, 40, 60, 80])(pictures, maps.double().numpy(), targets, model)
         assert np.allclose(metrics[name], library, atol=1e-6), name
@@ -135,13 +140,14 @@ def quiet(self, noise=0.0, weighting=None):
 
 @torch.no_grad()
 def test_road_against_a_loop(monkeypatch):
-    """Each missing pixel is the weighted mean of the neighbours that there are; found by going round until it stands."""
+    """Each missing pixel is the weighted mean of its neighbours, found by going round until it stands."""
     monkeypatch.setattr(NoisyLinearImputer, "__init__", quiet)
-    model, pictures, classes, maps = (value[:1] if isinstance(value, torch.Tensor) else value for value in no_ties(2, size=8))
+    model, pictures, classes, maps = (value[:1] if isinstance(value, torch.Tensor) else value
+                                      for value in no_ties(2, size=8))
     curves = score(model, pictures, classes, maps, protocol="road")[1]
     for name, order in (("ROAD_most", order_of(maps[0])), ("ROAD_least", order_of(maps[0])[::-1])):
         slow = [answer(model, pictures[0], classes[0])[1]]
-        for kept in (51, 38, 26, 13):                              # of 64; the 80th, 60th ... percentile, rounded up
+        for kept in (51, 38, 26, 13):                       # of 64; the 80th, 60th ... percentile, rounded up
             values = pictures[0].double().numpy().copy()
             for _ in range(150):
                 for p in order[:64 - kept]:
@@ -172,13 +178,14 @@ def test_road_noise_is_a_picture_s_own(monkeypatch):
 
 
 def test_road_of_a_map_that_is_mostly_zero():
-    """The pixels go in reading order where relevance is equal; grad-cam would impute the whole picture from nothing."""
+    """Equal pixels go in reading order; grad-cam would impute the whole picture from nothing."""
     model, pictures, classes, maps = no_ties()
     in_order = -torch.arange(256).view(16, 16) / 1e5
     for tied in ((maps - 0.9).clamp_min(0), torch.zeros_like(maps)):
         values, _ = score(model, pictures, classes, tied, seeds=SEEDS, protocol="road")
         untied, _ = score(model, pictures, classes, tied + in_order, seeds=SEEDS, protocol="road")
-        assert all(torch.equal(values[name], untied[name]) and values[name].isfinite().all() for name in values)
+        assert all(torch.equal(values[name], untied[name]) and values[name].isfinite().all()
+                   for name in values)
     assert road.counts(50176) == [10036, 20071, 30106, 40141] and road.counts(64) == [13, 26, 38, 51]
 
 
@@ -193,7 +200,8 @@ class Grey(Scrambles):
 
 
 @pytest.mark.parametrize("protocol, name, sign, step", [
-    ("bee", "DEL", 1, 40), ("bee", "INS", -1, 40), ("paper", "DEL", 1, 40), ("paper", "INS", -1, 40), ("rise", "DEL", 1, 224)])
+    ("bee", "DEL", 1, 40), ("bee", "INS", -1, 40), ("paper", "DEL", 1, 40), ("paper", "INS", -1, 40),
+    ("rise", "DEL", 1, 224)])
 def test_pixel_flipping_of_quantus(protocol, name, sign, step, monkeypatch):
     """Its PixelFlipping has our curves' points but the first; INS masks the order of the map's opposite."""
     quantus = pytest.importorskip("quantus")
@@ -201,12 +209,15 @@ def test_pixel_flipping_of_quantus(protocol, name, sign, step, monkeypatch):
     size = {40: 20, 224: 56}[step]
     model, g = Grey(size).float().eval(), torch.Generator().manual_seed(2)
     pictures = (torch.rand(3, 1, size, size, generator=g) - 0.4) / 0.2
-    maps = torch.stack([torch.randperm(size * size, generator=g).view(size, size) for _ in range(3)]) / size**2
+    maps = torch.stack([torch.randperm(size * size, generator=g).view(size, size)
+                        for _ in range(3)]) / size**2
     classes = torch.tensor([0, 1, 2])
     values, curves = score(model, pictures, classes, maps, [name], protocol=protocol)
-    flip = quantus.PixelFlipping(features_in_step=step, perturb_baseline=-2.0 if protocol == "paper" else 0.0, abs=False,
+    flip = quantus.PixelFlipping(features_in_step=step, perturb_baseline=-2.0 if protocol == "paper" else 0.0,
+                                 abs=False,
                                  normalise=False, disable_warnings=True)
-    library = flip(model, pictures.numpy(), classes.numpy(), a_batch=sign * maps[:, None].numpy(), softmax=True,
+    library = flip(model, pictures.numpy(), classes.numpy(), a_batch=sign * maps[:, None].numpy(),
+                   softmax=True,
                    device="cpu")
     points = curves[name].shape[1] - 1
     assert np.allclose(curves[name][:, 1:], np.array(library)[:, :points], atol=1e-5)

@@ -72,7 +72,7 @@ def test_a_perfect_map_over_half_the_rows():
     mask = np.zeros((1, N, N), np.uint8)
     mask[:, :N // 2, 3:9] = 1
     found = metrics(mask.astype(np.float32), mask)
-    assert found == {"pixAcc": 1, "mIoU": 1, "mAP": 1, "mF1": 0.5, "F1": 1}      # a row without object scores 0
+    assert found == {"pixAcc": 1, "mIoU": 1, "mAP": 1, "mF1": 0.5, "F1": 1}    # a row without object scores 0
 
 
 @pytest.mark.parametrize("what", ["constant", "zeros", "nan", "one nan", "infinite"])

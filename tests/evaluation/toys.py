@@ -32,7 +32,8 @@ class Toy(nn.Module):
 
 
 class ReadsOnePixel(Toy):
-    """f = [0, 8 (red of one pixel − 1/2)]: class 1 where the raw pixel at `place` is lit, softmax 1/(1 + exp(∓4))."""
+    """f = [0, 8 (red of one pixel − 1/2)]: class 1 where the raw pixel at `place` is lit, softmax
+    1/(1 + exp(∓4))."""
 
     def __init__(self, place=(5, 9), size=16):
         super().__init__(size)
@@ -50,15 +51,16 @@ class Scrambles(Toy):
         super().__init__(size)
         with torch.random.fork_rng():
             torch.manual_seed(3)
-            self.net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Tanh(), nn.Conv2d(8, classes, 3), nn.Flatten(2))
+            self.net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Tanh(), nn.Conv2d(8, classes, 3),
+                                     nn.Flatten(2))
 
     def logits(self, x):
         return 6 * self.net(x).mean(2)
 
 
 class Remembers(Toy):
-    """f = [0, 9 − 250 d + 8 sin(150 d)], d = mean |raw − the picture it remembers|: the surer of class 1 the more of
-    it is there, but not at every step."""
+    """f = [0, 9 − 250 d + 8 sin(150 d)], d = mean |raw − the picture it remembers|: the surer of class 1 the
+    more of it is there, but not at every step."""
 
     def __init__(self, picture):
         super().__init__(picture.shape[-1])

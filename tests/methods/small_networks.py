@@ -6,7 +6,9 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import Bottleneck
+
+from tests.models.networks_of_users import resnet
 
 CLASSES = 10
 
@@ -28,8 +30,8 @@ class ToyVGG(tv.VGG):
 FAMILIES = {
     "vgg": ToyVGG,
     "vgg with two convolutions before a pooling": lambda: ToyVGG(6, "M"),
-    "resnet": lambda: tv.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=CLASSES),
-    "resnet with bottlenecks": lambda: tv.ResNet(Bottleneck, [1, 1, 1, 1], num_classes=CLASSES),
+    "resnet": lambda: resnet(classes=CLASSES).float(),
+    "resnet with bottlenecks": lambda: resnet(classes=CLASSES, block=Bottleneck).float(),
     "densenet": lambda: tv.DenseNet(8, (2, 2, 2, 2), 16, num_classes=CLASSES),
     "convnext": lambda: tv.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, 32, 1),
                                      CNBlockConfig(32, 64, 1), CNBlockConfig(64, None, 1)],

@@ -70,7 +70,7 @@ def test_lift_cam_is_its_formula(toy, x, y):
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"convnext"}))         # which has layer norms
 def test_contributions_are_complete_at_every_cut(family, x, y):
     """Σ contributions = f_y(u) − f_y(0): no ReLU, ReLU6 or pooling is overlooked or met twice."""
-    model = iia.wrap(network(family)).double()
+    model = iia.wrap(network(family), image_size=32).double()
     x = x.repeat(1, 1, 2, 2)
     for cut in range(1, len(model.stage_names) + 1):
         u, tail = model.features(x, cut), model.tail(cut)

@@ -51,7 +51,7 @@ def test_is_its_formula(toy, x, y, operation, cut):
                          ids=["not negative", "negative before a ReLU", "negative"])
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
 def test_ablation_is_its_formula_for_any_batch_size(family, cut, x, y, batch_size):
-    model = iia.wrap(network(family)).double()
+    model = iia.wrap(network(family), image_size=32).double()
     x = x.repeat(1, 1, 2, 2)
     u, tail, row = model.features(x, cut), model.tail(cut), torch.arange(len(y))
     maps, whole = 0, tail(u)[row, y]
@@ -177,7 +177,7 @@ def test_score_cam_explains_a_target_function_and_keeps_to_the_batch_size(x):
 def test_finer_cam_is_its_formula(toy, x, y, cut):
     """Of classes less probable than 1e-9 too."""
     toy.network.classifier[2].bias.data[0] += 50
-    toy = iia.wrap(toy.network)
+    toy = iia.wrap(toy.network, image_size=16)
     u = toy.features(x, cut).requires_grad_()
     logits, weighted = toy.tail(cut)(u), 0
     for row, target in zip(logits, y):

@@ -2,52 +2,42 @@
 
 import pytest
 import torch
-import torchvision.models as tv
 from torch import nn
 
 import iia
 from iia.datasets.photographs import photograph
-from iia.models.names import ALIASES, build
+from iia.models.names import ALIASES
 
-from ..conftest import random_weights, toy_vgg
-
-
-NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet201", "convnext_base",
-            "vgg16", "vgg19", "efficientnet_lite0")
+from ..conftest import toy_vgg
+from .narrow import narrow
+from .networks_of_users import resnet
 
 
-def built(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return build(name)[0].eval()
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_tail_of_features_is_the_network_at_every_cut(name):
-    net = built(name)
-    model = iia.wrap(net, name=name, image_size=64)
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("name, last", [("resnet18", 8), ("resnet101", 8), ("densenet201", 12),
+                                        ("convnext_base", 8), ("vgg16", 31), ("vgg19", 37),
+                                        ("efficientnet_lite0", 9)])
+def test_tail_of_features_is_the_network_at_every_cut_and_the_last_has_its_published_number(name, last):
+    net = narrow(name)
+    model = iia.wrap(net, image_size=64)
+    assert model.cut("last") == len(model.stage_names) == last
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = net(x)
         size = wanted.abs().max()
-        torch.testing.assert_close(model(x) / size, wanted / size, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(x) / size, wanted / size, rtol=0, atol=1e-9)
         u = x
-        for cut in range(1, len(model.stage_names) + 1):
+        for cut in range(1, last + 1):
             u = model.stages(cut - 1, cut, u)
             kept = u.clone()
-            torch.testing.assert_close(model.tail(cut)(u) / size, wanted / size, rtol=0, atol=1e-5)
+            torch.testing.assert_close(model.tail(cut)(u) / size, wanted / size, rtol=0, atol=1e-9)
             assert torch.equal(u, kept), f"the tail overwrote layer {cut}"
 
 
-@pytest.mark.parametrize("name, last", [("resnet101", 8), ("densenet201", 12), ("convnext_base", 8), ("vgg16", 31),
-                                        ("vgg19", 37), ("efficientnet_lite0", 9)])
-def test_the_last_layer_has_its_published_number(name, last):
-    assert iia.wrap(built(name)).cut("last") == last
-
-
 def test_exact_in_float64(vgg, pictures):
-    model = iia.wrap(vgg)
+    model = iia.wrap(vgg, image_size=16)
     for cut in range(1, 7):
-        torch.testing.assert_close(model.tail(cut)(model.features(pictures, cut)), vgg(pictures), rtol=0, atol=1e-14)
+        found = model.tail(cut)(model.features(pictures, cut))
+        torch.testing.assert_close(found, vgg(pictures), rtol=0, atol=1e-14)
 
 
 def test_the_aliases_of_the_release():
@@ -65,17 +55,18 @@ def test_the_users_network_is_left_as_it_was(vgg, pictures):
 
 
 def test_weights_are_a_frozen_snapshot():
-    net = tv.resnet18()
+    net = resnet()
     model = iia.wrap(net, image_size=64)
     assert not any(p.requires_grad for p in model.parameters())
     assert torch.equal(model.network.fc.weight, net.fc.weight)
     assert model.network.fc.weight.data_ptr() != net.fc.weight.data_ptr()
 
 
-@pytest.mark.parametrize("layer", [0, 9, -1, "first", 2.0, True])
-def test_a_cut_beyond_the_network(layer):
-    with pytest.raises(iia.UserError, match="Allowed: \"last\", or one of 1 conv1, .*8 layer4"):
-        iia.wrap(tv.resnet18(), name="resnet18").cut(layer)
+def test_a_cut_beyond_the_network():
+    model = iia.wrap(resnet(), image_size=64)
+    for layer in (0, 9, -1, "first", 2.0, True):
+        with pytest.raises(iia.UserError, match="Allowed: \"last\", or one of 1 conv1, .*8 layer4"):
+            model.cut(layer)
 
 
 def test_a_network_without_a_grid_of_cells():
@@ -84,7 +75,7 @@ def test_a_network_without_a_grid_of_cells():
 
 
 def test_bf16_is_close_to_fp32():
-    net = random_weights(tv.resnet18())
+    net = resnet().float()
     x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     maps = [iia.explain(iia.wrap(net, precision=p), x, [1, 2], steps=4).flatten() for p in ("fp32", "bf16")]
     assert torch.corrcoef(torch.stack(maps))[0, 1] > 0.99

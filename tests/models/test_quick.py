@@ -5,18 +5,13 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import iia
-from iia.models.names import build
+
+from .narrow import narrow
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "densenet201"])
 def test_folded_stages_are_the_stages(name):
-    torch.manual_seed(0)
-    network = build(name)[0].double().eval()
-    for module in network.modules():                       # statistics that make folding wrong if it were
-        if isinstance(module, _BatchNorm):
-            for values, (low, high) in {module.running_mean: (-0.3, 0.3), module.running_var: (0.5, 2),
-                                        module.weight: (0.5, 1.5), module.bias: (-0.3, 0.3)}.items():
-                torch.nn.init.uniform_(values, low, high)
+    network = narrow(name)                                 # its batch norms make folding wrong if it were
     weights = {key: value.clone() for key, value in network.state_dict().items()}
     model, u = iia.wrap(network, image_size=64), torch.randn(2, 3, 64, 64, dtype=torch.float64)
     logits = network(u)
@@ -52,7 +47,8 @@ def test_a_gpus_float32_is_float32_unless_tf32_is_asked_for(kind, precision, wan
     before, counts = [kind.fp32_precision for kind in KINDS], []
     SEEN.clear()
     model = iia.wrap(Watching(request.getfixturevalue(kind)), precision=precision, image_size=16)
-    for work in (lambda: None, lambda: iia.predict(model, pictures), lambda: iia.explain(model, pictures, 2, steps=1)):
+    for work in (lambda: None, lambda: iia.predict(model, pictures),
+                 lambda: iia.explain(model, pictures, 2, steps=1)):
         work()
         counts.append(len(SEEN))
     assert 0 < counts[0] < counts[1] < counts[2] and all(own == {wanted} for own in SEEN)

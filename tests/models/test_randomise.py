@@ -1,20 +1,17 @@
 """Weights drawn anew from the top down: which, in what order, from where; and nothing else is touched."""
 
-import timm
 import pytest
+import timm
 import torch
-import torchvision.models as tv
 from timm.layers import LayerScale
+from timm.models import VisionTransformer
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import iia
 from iia.models.randomise import parts, randomised, redraw, rewrapped
 from tests.conftest import random_weights, toy_vgg, toy_vit
-
-
-def small_resnet():
-    return random_weights(tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=7))
+from tests.models.networks_of_users import resnet
 
 
 def changed(network, original):
@@ -24,20 +21,21 @@ def changed(network, original):
 
 
 def test_parts_of_a_cnn_and_of_a_vit():
-    assert list(parts(iia.wrap(small_resnet(), image_size=64))) == [
+    assert list(parts(iia.wrap(resnet(), image_size=64))) == [
         "fc", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
     assert list(parts(iia.wrap(toy_vgg(), image_size=16))) == [
         "classifier.2", "classifier.0", "features.5", "features.2", "features.0"]
     found = parts(iia.wrap(toy_vit(), image_size=16))
     assert list(found) == ["head", "norm", "blocks.3", "blocks.2", "blocks.1", "blocks.0", "patch embedding"]
-    assert found["patch embedding"] == ["", "patch_embed.proj"]              # "": class token, position embedding
+    # "": class token, position embedding
+    assert found["patch embedding"] == ["", "patch_embed.proj"]
     efficientnet = parts(iia.wrap(random_weights(timm.create_model("tf_efficientnet_lite0")), image_size=64))
     assert list(efficientnet)[:2] == ["classifier", "bn2"] and efficientnet["bn2"] == ["conv_head", "bn2"]
     assert list(efficientnet)[-2:] == ["blocks.0", "bn1"] and efficientnet["bn1"] == ["conv_stem", "bn1"]
 
 
 class Own(nn.Module):
-    """A network of a user's: a bare parameter around its stages, a weight that another module reads, no names."""
+    """A user's network: a bare parameter around its stages, a weight that another module reads."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +43,7 @@ class Own(nn.Module):
         self.one = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.GELU())
         self.two = nn.Sequential(weight_norm(nn.Conv2d(6, 8, 3, padding=1)), nn.GELU())
         self.unused = nn.Linear(3, 3)
-        self.attends = nn.MultiheadAttention(8, 2, batch_first=True)          # reads its out_proj without calling it
+        self.attends = nn.MultiheadAttention(8, 2, batch_first=True)    # reads its out_proj uncalled
         self.head = nn.Linear(8, 5)
 
     def forward(self, x):
@@ -54,8 +52,8 @@ class Own(nn.Module):
 
 
 def test_every_weight_of_a_users_network_changes_once_and_the_users_stay():
-    for network in (random_weights(Own()), small_resnet(), toy_vit(init_values=0.1), toy_vgg()):
-        model = iia.wrap(network, image_size=32 if isinstance(network, Own) else None)
+    for network in (random_weights(Own()), resnet(), toy_vit(init_values=0.1), toy_vgg()):
+        model = iia.wrap(network, image_size=16 if isinstance(network, VisionTransformer) else 64)
         before = {name: value.clone() for name, value in network.state_dict().items()}
         wrapped = {name: value.clone() for name, value in model.state_dict().items()}
         seen, original = set(), model.whole.network.state_dict()
@@ -71,18 +69,19 @@ def test_order_follows_the_computation():
     model = iia.wrap(random_weights(Own()), image_size=32)
     found = parts(model)
     assert list(found)[:2] == ["head", "attends"] and found["attends"] == ["attends", "attends.out_proj"]
-    assert {"", "unused"} <= set(list(found.values())[-1])                    # where nothing tells their place: last
+    assert {"", "unused"} <= set(list(found.values())[-1])         # where nothing tells their place: last
     tops = [changed(new, model.whole.network.state_dict()) for _, new in randomised(model, 0)]
     assert tops[0] == {"head.weight", "head.bias"}
 
 
 def test_where_weights_come_from():
     """Each module's own start; what has none keeps its mean and deviation; statistics are forgotten."""
-    model = iia.wrap(small_resnet(), image_size=64)
+    model = iia.wrap(resnet(), image_size=64)
     *_, (_, new) = randomised(model, 3)
     bn = new.layer2[0].bn1
-    assert bn.running_mean.eq(0).all() and bn.running_var.eq(1).all() and bn.weight.eq(1).all() and bn.bias.eq(0).all()
-    bound = new.layer3[0].conv1.weight[0].numel() ** -0.5                     # Kaiming's uniform with a = √5
+    assert bn.running_mean.eq(0).all() and bn.running_var.eq(1).all()
+    assert bn.weight.eq(1).all() and bn.bias.eq(0).all()
+    bound = new.layer3[0].conv1.weight[0].numel() ** -0.5          # Kaiming's uniform with a = √5
     assert 0.99 * bound < new.layer3[0].conv1.weight.abs().max() <= bound
     token = nn.Module()
     token.cls_token = nn.Parameter(3 + 0.5 * torch.randn(1, 1, 20000))

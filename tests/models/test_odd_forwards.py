@@ -1,0 +1,110 @@
+"""Networks that no trace can follow, and outputs that are objects."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torchvision.models as tv
+from torch import nn
+
+import iia
+
+from .networks_of_users import check, picture, refused, resnet, weights_like
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    features: torch.Tensor
+
+
+class Wrapped(nn.Module):
+    """Outputs an object with logits."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return Output(self.net(x) ** 2, x)
+
+
+class Checked(tv.ResNet):
+    """Looks at its values, which no trace can."""
+
+    def forward(self, x):
+        assert torch.isfinite(x).all()
+        if x.abs().max() > 1e9:
+            raise ValueError("no picture")
+        return super().forward(x + 0.1)
+
+
+class RowByRow(tv.ResNet):
+    """A branch for each picture, before and behind the layer."""
+
+    def forward(self, x):
+        x = torch.stack([row.flip(-1) if row.mean() > 0 else 0.3 * row for row in x])
+        u = self.layer4(self.layer3(self.layer2(self.layer1(
+            self.maxpool(self.relu(self.bn1(self.conv1(x))))))))
+        return torch.stack([self.fc(v) if v[0] > v[1] else self.fc(v.roll(1)).sin() for v in u.mean((2, 3))])
+
+
+class Numbers(tv.ResNet):
+    """Python numbers of a buffer and of sizes on the way."""
+
+    def __init__(self, *settings, **more) -> None:
+        super().__init__(*settings, **more)
+        self.register_buffer("scale", torch.tensor(1.5, device="cpu"))
+
+    def forward(self, x):
+        h, w = x.shape[-2:]
+        x = x.view(len(x), 3, h, w) * float(self.scale)
+        u = self.layer4(self.layer3(self.layer2(self.layer1(
+            self.maxpool(self.relu(self.bn1(self.conv1(x))))))))
+        for turn in range(int(self.scale * 2)):
+            u = u.roll(1, 1) + u.sqrt()
+        return self.fc(u.sum((2, 3)) * 100 / (h * w))
+
+
+class TwoPictures(tv.ResNet):
+    """The picture is read again behind the layer: layer4 is no cut."""
+
+    def forward(self, x):
+        return super().forward(x) + x.mean((2, 3)).sum(1, keepdim=True).sin() * 30
+
+
+@pytest.mark.parametrize("kind", [Checked, RowByRow, Numbers])
+def test_networks_that_cannot_be_traced(kind):
+    network = resnet(kind)
+    for seed in (1, 2):
+        check(network, picture(seed=seed), 3)
+    check(network, picture(), 3, "layer3.0", operations=("iia", "gradcam"))
+
+
+def test_outputs_with_logits():
+    check(Wrapped(resnet()), picture(), 3, "net.layer4", before="net.layer3")
+
+    class Pair(Wrapped):
+        def forward(self, x):
+            return [self.net(x), x]
+
+    with refused("logits"):
+        iia.explain(Pair(resnet()), picture(), 3, steps=1)
+
+
+def test_a_layer_that_is_passed_by_is_no_cut():
+    with refused("layer4|layer"):
+        iia.explain(resnet(TwoPictures), picture(), 3, layer="layer4", steps=1)
+
+
+def test_rows_that_mix_are_run_one_by_one_at_every_size():
+    network = weights_like(nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)))
+    model, x = iia.wrap(network, image_size=16), picture(24)
+    for size in (16, 24):
+        pictures = torch.cat([picture(size), 2 * picture(size).flip(3)])
+        found = iia.explain(model, pictures, 3, layer=3, steps=2)
+        alone = torch.cat([iia.explain(network, row, 3, layer=3, steps=2) for row in pictures.split(1)])
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-9)
+        torch.testing.assert_close(model.sized(pictures.shape[1:])(x), network(x))

@@ -1,0 +1,84 @@
+"""A segmentation script that runs again: for panels, with other settings, after a kill, in two processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from iia.evaluation.runner import Run
+from tests.scripts import ROOT
+from tests.segmentation_runs import QUICK, read, results, run_coco, summary_of
+from tests.segmentation_trees import coco_tree
+
+pytestmark = [pytest.mark.usefixtures("own_folder"),
+              pytest.mark.filterwarnings("ignore:__array__ implementation")]      # pycocotools under NumPy 2
+
+
+def test_panels_can_be_had_later_and_change_nothing(coco):
+    run_coco()
+    before = read()
+    run_coco("--save_overlays=2")
+    panels = sorted((results() / "overlays").iterdir())
+    assert [panel.name for panel in panels] == ["10.png", "20.png"]
+    assert min(Image.open(panels[0]).size) > 400 and read() == before
+    page = (results() / "index.html").read_text()
+    assert page.count('class="map"') == 4 and page.count('class="tile"') == 6    # maps of two of three
+    ap = summary_of()["figures"]["iia"]["mAP"]
+    assert f"<td>{100 * ap:.2f}</td>" in page
+
+
+def test_settings_that_change_no_number_go_on_and_others_have_a_folder_of_their_own(coco):
+    def folders():
+        return len(list(Path("segmentation_results").iterdir()))
+
+    run_coco()
+    first, before = results(), read()
+    run_coco("--num_workers=1", "--device=auto")
+    assert read() == before and folders() == 1
+    for times, flag in enumerate(["--INTERPOLATION_STEPS=2", "--operations=iia", "--definition=release",
+                                  "--batch_size=3", "--precision=bf16"], 2):
+        assert run_coco(flag) == 0
+        assert read() and folders() == times
+    assert read(first) == before
+
+
+def killed_behind_the_third_batch(*flags):
+    """Run in a process of its own that is killed."""
+    save = Run.save
+
+    def save_and_die(self, batch, rows):
+        save(self, batch, rows)
+        if batch.number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    Run.save = save_and_die
+    run_coco(*flags)
+
+
+def test_killed_and_then_resumed_by_two_processes_of_torchrun_is_as_undisturbed():
+    coco_tree(Path("data/COCO"), count=12)
+    reading = "--num_workers=1"
+    process = get_context("fork").Process(target=killed_behind_the_third_batch,
+                                          args=(reading, "--results_dir=killed"))
+    process.start()
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
+    folder = results(under="killed")
+    assert len(list(folder.glob("batches/*.json"))) == 3 and not (folder / "summary.json").exists()
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               str(ROOT / "segmentation_cnn_coco.py"), *QUICK, reading, "--results_dir=killed"]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        output = process.communicate(timeout=200)[0]
+    finally:
+        process.terminate()                                         # and its children, should they hang
+    assert process.returncode == 0, output
+    assert output.count("12 pictures, explained") == 1              # one process reports
+    run_coco("--results_dir=undisturbed")
+    assert read(folder) == read(results(under="undisturbed"))
