@@ -128,8 +128,8 @@ def explain_and_measure(model: nn.Module, pictures: Tensor, classes: Tensor | Se
 
 
 def distance_to_limit(maps: Tensor, guesses: Sequence[Tensor], steps: int) -> Tensor:
-    """How far finished maps [B, H, W] are from their limit: the mean of the largest differences from each guess
-    of it (`quadrature_rule`), [B].
+    """How far finished maps [B, H, W] are from their limit, [B]: the largest difference from a guess of it
+    (`quadrature_rule`), averaged over the guesses.
 
     NaN where a map said nothing, or where one step leaves nothing to compare.
     """

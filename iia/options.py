@@ -33,7 +33,7 @@ class IIAOptions:
         return quadrature_rule(self.steps, like, self.quadrature, self.guesses)
 
     def layer_rule(self, like: Tensor) -> Rule:
-        """The same of a layer's path. Where the input's is graded, n points of Gauss: nothing is dark there."""
+        """The same of a layer's path. Where the input's is graded, n points of Gauss: it has no dark end."""
         if self.quadrature == "graded":
             return quadrature_rule(self.steps - 1, like, "gauss", self.guesses)
         return self.input_rule(like)

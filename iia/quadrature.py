@@ -1,4 +1,4 @@
-"""Quadrature rules: at which points a path is looked at, and what each of them counts (METHOD.md, section 3)."""
+"""Quadrature rules: at which points a path is looked at, and what each counts (METHOD.md, section 3)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def quadrature_rule(n: int, like: Tensor, quadrature: str = "riemann", guesses: 
 
     "riemann" is the paper's sum: a = 0, 1/n, ..., 1, each with weight 1/n. "trapezoid" counts its ends half.
     "gauss" has the points of Gauss and Legendre, none of which is an end. "graded" has the middles of n + 1
-    cells that end at (k / (n + 1))², and 0 for the first: the path of a picture changes most where it is dark.
+    cells that end at (k / (n + 1))², and 0 for the first: a picture's path changes most where it is dark.
 
     `guesses` adds two guesses of the limit, by Richardson: the rule of every second point, of the even or of
     the odd ones, is 2^order times as far from it.

@@ -1,9 +1,9 @@
 """IIA for vision transformers, its ablations, and gradient rollout (METHOD.md, section 6).
 
 Every operation is a function (model, x, y, options) -> raw maps: normalised pictures x [B, 3, H, W] and
-classes y [B] in, maps [B, h, w] out ([3, B, h, w] with two guesses of the limit). A_b is block b's attention after softmax,
-G_b = ∂f_y/∂A_b, and C_b = max(0, A_b ∘ G_b) averaged over heads. In the paper rollout is made at each point
-of the paths and the maps are averaged; in the release C is averaged, and one rollout is made.
+classes y [B] in, maps [B, h, w] out ([3, B, h, w] with two guesses of the limit). A_b is block b's attention
+after softmax, G_b = ∂f_y/∂A_b, and C_b = max(0, A_b ∘ G_b) averaged over heads. In the paper rollout is made
+at each point of the paths and the maps are averaged; in the release C is averaged, and one rollout is made.
 
 What makes it fast: blocks before the last do not depend on the attention step, so they run forward
 once; the last block is computed for the rows that are read only; no gradient of weights; the picture 0
