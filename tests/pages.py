@@ -64,8 +64,7 @@ def shown(folder):
 def run(script, main, model, *flags):
     settings = from_flags(runpy.run_path(str(ROOT / script)), [
         "--pics_file=pics.txt", "--images_dir=.", "--device=cpu",
-        *["--INTERPOLATION_STEPS=2"] * ("cnn" in script),
-        *flags])
+        *["--INTERPOLATION_STEPS=2"] * ("cnn" in script), *flags])
     return main(model, settings)
 
 

@@ -59,12 +59,10 @@ def test_figures_of_another_number_of_steps_are_not_shown(toy):
     """Of a ViT, None is 10 steps, and under "release" 5; a table has both."""
     vit = iia.wrap(toy_vit(), name="toy", image_size=16)
     run("explanation_tests_vit.py", explanation_table.table, vit, "--num_workers=0", "--figures=POS",
-        "--max_images=1",
-        "--operations=iia,iia@release")
+        "--max_images=1", "--operations=iia,iia@release")
     for definition in ("paper", "release"):
         run("vit_saliency_map_generator.py", generator.explain_pics, vit, "--operations=iia",
-            "--max_images=1",
-            "--ITERATION_STEPS=10", f"--definition={definition}")
+            "--max_images=1", "--ITERATION_STEPS=10", f"--definition={definition}")
     figures = [json.loads(text) for text in Parsed("qualitive_results/index.html").of("td", "data-figures")]
     assert sorted(map(list, figures)) == [[], ["POS"]]
 

@@ -75,8 +75,7 @@ def test_names_as_parts_of_file_names(name, wanted):
 def test_curves_over_named_steps_go_below_zero(tmp_path, drawn):
     points = {"a": {"spearman": [1, -0.4, float("nan")]}, "b": {"spearman": [1, 0.5, 0.2]}}
     plots.save_curves(tmp_path / "curves.png", "toy", {"spearman": np.arange(3)}, points,
-                      {"spearman": ("down to", "rank correlation")},
-                      ["original", "head", "conv1"])
+                      {"spearman": ("down to", "rank correlation")}, ["original", "head", "conv1"])
     plot, = drawn[0].axes
     assert [text.get_text() for text in plot.get_xticklabels()] == ["original", "head", "conv1"]
     assert plot.get_ylim()[0] == -0.4 and plot.get_xlim() == (0, 2)

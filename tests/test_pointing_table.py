@@ -37,8 +37,7 @@ def network():
 def chosen(root, **more):
     values = dict(operations=["gradcam", "iia"], chosen_dataset="voc", dataset_root=str(root),
                   definition="paper", device="cpu", batch_size=4, max_images=None, num_workers=0,
-                  results_dir=str(root / "results"),
-                  FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=2)
+                  results_dir=str(root / "results"), FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=2)
     return Settings(**values | more)
 
 

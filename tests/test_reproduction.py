@@ -146,8 +146,7 @@ def test_the_settings_are_those_of_the_scripts(place):
     cnn, vit = found.values()
     assert list(cnn) == ["explanation-cnn", "segmentation imagenet", "segmentation coco", "segmentation voc",
                          "ablations", "ablations channel-minimum", "ablations zero", "ablations mean",
-                         "sanity",
-                         "pointing voc", "pointing coco"]
+                         "sanity", "pointing voc", "pointing coco"]
     assert cnn["segmentation imagenet"].operations == ["iia", "iia-triple", "lift-cam"]
     assert cnn["segmentation coco"].operations == ["iia", "iia-triple"]
     assert {job.batch_size for job in cnn.values()} == {7} and cnn["sanity"].max_images == 500
@@ -166,8 +165,7 @@ def test_share_of_the_pictures(place):
     (place / "pics.txt").write_text("".join(f"{name} {i % 3}\n" for i, name in enumerate(names)))
     model, _ = reproduction.network_or_stand_in(LITE)
     for most, wanted, number in ((50000, {}, 6), (6, {}, 6), (3, {"per_class": 1}, 3),
-                                 (4, {"every_nth": 2}, 3),
-                                 (2, {"every_nth": 3}, 2)):
+                                 (4, {"every_nth": 2}, 3), (2, {"every_nth": 3}, 2)):
         settings = from_flags(runpy.run_path(str(ROOT / "reproduce.py")), [
             f"--pictures={most}", "--images_dir=pictures", "--pics_file=pics.txt"])
         chosen, count = reproduction.share(next(reproduction.jobs(model, settings, ROOT)))
@@ -188,8 +186,7 @@ def result(table, network, mean, low, high):
 def test_the_papers_figures_stand_beside_the_same_only():
     lines = list(reproduction_page.beside_the_paper(result("explanation-cnn", "resnet101", 56.5, 56.0, 57.0)))
     assert [line[4:6] for line in lines] == [["iia-triple", "NEG"], ["iia-triple", "POS"],
-                                             ["iia-triple", "INS"],
-                                             ["gradcam", "NEG"]]
+                                             ["iia-triple", "INS"], ["gradcam", "NEG"]]
     assert lines[0][2:4] + lines[0][6:] == ["9", "77.4 %", "56.50 [56.00, 57.00]", "56.89", "yes"]
     assert all(line[6:] == ["not made", paper, ""]
                for line, paper in zip(lines[1:], ("15.78", "48.53", "56.42")))
@@ -207,8 +204,7 @@ def test_the_papers_figures_stand_beside_the_same_only():
 
 def test_wrong_settings_are_refused(place):
     for flag, words in (("--tables=explanations", "Did you mean 'explanation-"),
-                        ("--pictures=0", "pictures is 0"),
-                        ("--device=tpu", "cannot be used")):
+                        ("--pictures=0", "pictures is 0"), ("--device=tpu", "cannot be used")):
         with pytest.raises(UserError, match=words):
             reproduce(flag)
 

@@ -52,8 +52,7 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
     dead.wait()
     living, mine, others, old = (tmp_path / "below" / f"{runs.TEMPORARY}{name}" for name in (
         f"{os.getppid()}-{runs.HOST}-a.json", f"{dead.pid}-{runs.HOST}-b.json",
-        f"{dead.pid}-elsewhere-c.json",
-        f"{dead.pid}-elsewhere-d.json"))
+        f"{dead.pid}-elsewhere-c.json", f"{dead.pid}-elsewhere-d.json"))
     usual = tmp_path / "below" / f"{dead.pid}-{runs.HOST}.json"
     usual.parent.mkdir()
     for path in (living, mine, others, old, usual):

@@ -4,13 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from iia.evaluation.runner import Run
 from tests.scripts import ROOT
 from tests.segmentation_runs import QUICK, read, results, run_coco, summary_of
 from tests.segmentation_trees import coco_tree
@@ -47,33 +45,35 @@ def test_settings_that_change_no_number_go_on_and_others_have_a_folder_of_their_
     assert read(first) == before
 
 
-def killed_behind_the_third_batch(*flags):
-    """Run in a process of its own that is killed."""
-    save = Run.save
+# runs a script that is killed behind its third batch
+KILLED = '''
+import os, runpy, signal, sys
+from iia.evaluation.runner import Run
+save = Run.save
 
-    def save_and_die(self, batch, rows):
-        save(self, batch, rows)
-        if batch.number == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-    Run.save = save_and_die
-    run_coco(*flags)
+def save_and_die(self, batch, rows):
+    save(self, batch, rows)
+    if batch.number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Run.save = save_and_die
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+'''
 
 
 def test_killed_and_then_resumed_by_two_processes_of_torchrun_is_as_undisturbed():
     coco_tree(Path("data/COCO"), count=12)
-    reading = "--num_workers=1"
-    process = get_context("fork").Process(target=killed_behind_the_third_batch,
-                                          args=(reading, "--results_dir=killed"))
-    process.start()
-    process.join(100)
-    assert process.exitcode == -signal.SIGKILL
+    script = [str(ROOT / "segmentation_cnn_coco.py"), *QUICK, "--num_workers=1", "--results_dir=killed"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *script], env=env, timeout=200)
+    assert killed.returncode == -signal.SIGKILL
     folder = results(under="killed")
     assert len(list(folder.glob("batches/*.json"))) == 3 and not (folder / "summary.json").exists()
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               str(ROOT / "segmentation_cnn_coco.py"), *QUICK, reading, "--results_dir=killed"]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = subprocess.Popen([*torchrun, *script], env=env, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
     try:
         output = process.communicate(timeout=200)[0]
     finally:

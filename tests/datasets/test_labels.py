@@ -22,8 +22,7 @@ def test_labels_of_every_kind(file, text, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[", "5", '{"cat": 1, "dog": 2}', '{"0": "cat", "2": "dog"}', "null", "[]",
-                                  '"abc"',
-                                  '[["cat"]]', "[" * 100_000])
+                                  '"abc"', '[["cat"]]', "[" * 100_000])
 def test_json_that_names_no_classes(text, tmp_path):
     (tmp_path / "names.json").write_text(text)
     with pytest.raises(UserError, match="labels_file.*names.json.*a name a line"):

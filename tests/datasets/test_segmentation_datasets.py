@@ -86,8 +86,7 @@ def test_what_a_picture_is_of(tmp_path):
     for number, annotation in enumerate(content["annotations"]):
         annotation["category_id"] = 1 + number
     content["categories"] = [{"id": 1, "name": "person"}, {"id": 2, "name": "cat"},
-                             {"id": 3, "name": "airplane"},
-                             {"id": 4, "name": "my own"}]
+                             {"id": 3, "name": "airplane"}, {"id": 4, "name": "my own"}]
     path.write_text(json.dumps(content))
     data = Coco(tmp_path / "coco")
     assert data.ids == ["10", "20", "30"] and [data.categories(i) for i in range(3)] == [

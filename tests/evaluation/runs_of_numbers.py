@@ -35,8 +35,7 @@ class Numbers(torch.utils.data.Dataset):
 
 
 def evaluate(folder, log=None, count=23, broken=(), deadly=None, batch_size=3, steps=10, die_at=None,
-             fail_at=None,
-             slow=0, operations=("once", "thrice"), more=None, headline=lambda rows: "", **how):
+             fail_at=None, slow=0, operations=("once", "thrice"), more=None, headline=lambda rows: "", **how):
     """Two metrics of each number. The process is killed when picture `die_at` is scored, or fails at
     `fail_at`; a batch takes `slow` seconds, and `log` collects what was scored."""
     run = runner.Run(Numbers(count, broken, deadly), folder, operations, {"value": float}, batch_size, **how)

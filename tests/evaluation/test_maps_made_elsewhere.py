@@ -24,8 +24,7 @@ def test_maps_made_elsewhere(place, capsys):
     assert "broken.png" in said.err and "list.txt:3" in said.err
     files = {path.name for path in folder.iterdir()}
     assert files == {".claims", "batches", "page", "index.html", "per_image.csv", "summary.json",
-                     "settings.json",
-                     "curves.npz", "curves.png"}
+                     "settings.json", "curves.npz", "curves.png"}
 
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["pictures"] == 5 and summary["skipped"]["count"] == 2

@@ -127,8 +127,7 @@ def test_road_is_grad_cams(size, monkeypatch):
     metrics, curves = score(model, pictures, classes, maps, seeds=SEEDS, protocol="road")
     targets = [ClassifierOutputSoftmaxTarget(int(one)) for one in classes]
     for name, kind in (("ROAD_most", ROADMostRelevantFirstAverage),
-                       ("ROAD_least", ROADLeastRelevantFirstAverage),
-                       ("ROAD_combined", ROADCombined)):
+                       ("ROAD_least", ROADLeastRelevantFirstAverage), ("ROAD_combined", ROADCombined)):
         library = kind(percentiles=[20, 40, 60, 80])(pictures, maps.double().numpy(), targets, model)
         assert np.allclose(metrics[name], library, atol=1e-6), name
     assert curves["ROAD_most"].shape == (3, 5) and "ROAD_combined" not in curves
@@ -214,11 +213,9 @@ def test_pixel_flipping_of_quantus(protocol, name, sign, step, monkeypatch):
     classes = torch.tensor([0, 1, 2])
     values, curves = score(model, pictures, classes, maps, [name], protocol=protocol)
     flip = quantus.PixelFlipping(features_in_step=step, perturb_baseline=-2.0 if protocol == "paper" else 0.0,
-                                 abs=False,
-                                 normalise=False, disable_warnings=True)
+                                 abs=False, normalise=False, disable_warnings=True)
     library = flip(model, pictures.numpy(), classes.numpy(), a_batch=sign * maps[:, None].numpy(),
-                   softmax=True,
-                   device="cpu")
+                   softmax=True, device="cpu")
     points = curves[name].shape[1] - 1
     assert np.allclose(curves[name][:, 1:], np.array(library)[:, :points], atol=1e-5)
     whole = np.concatenate([curves[name][:, :1].numpy(), np.array(library)[:, :points]], 1)

@@ -90,8 +90,7 @@ def test_a_setting_that_changes_comes_or_goes_is_another_identity():
     assert identity(model, Settings(**base | {"device": "cuda", "num_workers": 0, "FEATURE_LAYER_NUMBER": 3}),
                     3) == usual
     assert not HARMLESS & {"definition", "precision", "batch_size", "figures", "explained_class",
-                           "heatmaps_dir",
-                           "images_dir", "INTERPOLATION_STEPS", "ITERATION_STEPS"}
+                           "heatmaps_dir", "images_dir", "INTERPOLATION_STEPS", "ITERATION_STEPS"}
 
 
 def test_a_file_of_equal_size_that_was_replaced_has_another_signature(tmp_path):

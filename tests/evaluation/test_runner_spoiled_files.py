@@ -27,8 +27,7 @@ def spoil(kind, path, other):
     elif kind in ("a number", "NaN", "a word", "an id", "a row lacks"):
         row = content["rows"][1]
         row |= {"a number": {"value": row["value"] + 1e-9}, "NaN": {"value": float("nan")},
-                "a word": {"value": "7"},
-                "an id": {"id": "n,99"}, "a row lacks": {}}[kind]
+                "a word": {"value": "7"}, "an id": {"id": "n,99"}, "a row lacks": {}}[kind]
         content["rows"] = content["rows"][:-1] if kind == "a row lacks" else content["rows"]
         path.write_text(json.dumps(content))
     else:

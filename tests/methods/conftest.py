@@ -9,7 +9,7 @@ import iia
 
 @pytest.fixture
 def toy():
-    return iia.wrap(network("vgg"), image_size=16).double()
+    return iia.wrap(network("vgg")).double()
 
 
 @pytest.fixture

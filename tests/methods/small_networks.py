@@ -6,7 +6,7 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig
-from torchvision.models.resnet import Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from tests.models.networks_of_users import resnet
 
@@ -42,13 +42,16 @@ FAMILIES = {
 }
 
 
+WIDE = {"wide resnet": lambda: tv.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=CLASSES)}
+
+
 def network(family: str) -> nn.Module:
     """A network of the family whose biases and norms do something, in eval mode.
 
     Fresh networks start with biases 0 and norms that are the identity, which would hide mistakes.
     """
     torch.manual_seed(0)
-    net = FAMILIES[family]().eval()
+    net = (FAMILIES | WIDE)[family]().eval()
     for module in net.modules():
         if isinstance(getattr(module, "bias", None), nn.Parameter):
             nn.init.normal_(module.bias, std=0.1)

@@ -70,7 +70,7 @@ def test_ablation_is_its_formula_for_any_batch_size(family, cut, x, y, batch_siz
                                              ("x-gradcam", "XGradCAM"), ("layercam", "LayerCAM"),
                                              ("hirescam", "HiResCAM"), ("ablation-cam", "AblationCAM")])
 def test_is_the_library_on_the_whole_network(operation, name, x, y, capsys):
-    net = network("resnet")
+    net = network("wide resnet")
     pictures = x.float().repeat(1, 1, 4, 4)
     with getattr(pytorch_grad_cam, name)(model=net, target_layers=[net.layer3]) as cam:
         cam.get_target_width_height = lambda _: (4, 4)          # the layer's: not resized by the library
@@ -124,7 +124,7 @@ def test_fullgrad_is_its_formula(family, x, y):
 
 @pytest.mark.parametrize("shift", [100, -100])
 def test_ablation_is_lift_cam_behind_a_linear_tail_also_for_negative_logits(shift, x, y):
-    net, pictures = network("resnet").float(), x.float().repeat(1, 1, 4, 4)
+    net, pictures = network("wide resnet").float(), x.float().repeat(1, 1, 4, 4)
     with torch.no_grad():
         net.fc.bias += shift
     maps = [iia.explain(net, pictures, y, operation) for operation in ("ablation-cam", "lift-cam")]
@@ -198,7 +198,7 @@ def test_finer_cam_compares_a_class_with_its_equal_and_not_with_itself():
 
 
 def test_finer_cam_is_the_library_on_the_whole_network(x):
-    net, pictures = network("resnet"), x.float().repeat(1, 1, 4, 4)
+    net, pictures = network("wide resnet"), x.float().repeat(1, 1, 4, 4)
     with pytorch_grad_cam.FinerCAM(net, [net.layer3]) as cam:
         cam.base_cam.get_target_width_height = lambda _: (4, 4)
         want = finish(torch.from_numpy(cam(pictures, target_idx=3)), (64, 64), "bicubic")
@@ -233,7 +233,7 @@ def test_eigen_cam_is_its_formula(toy, x, y, cut):
 
 def test_eigen_cam_is_the_library_with_its_rule_for_the_sign(x, y, monkeypatch):
     monkeypatch.setattr(eigen_cam, "get_2d_projection", get_2d_projection_with_sign_correction)
-    net, pictures = network("resnet"), x.float().repeat(1, 1, 4, 4)
+    net, pictures = network("wide resnet"), x.float().repeat(1, 1, 4, 4)
     with pytorch_grad_cam.EigenCAM(model=net, target_layers=[net.layer3]) as cam:
         cam.get_target_width_height = lambda _: (4, 4)
         want = finish(torch.from_numpy(cam(pictures, None)), (64, 64), "bicubic")
