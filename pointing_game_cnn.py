@@ -29,7 +29,7 @@ in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; 
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 dataset_root: str | None = None             # None = data/VOC (voc), data/COCO (coco)
 max_images: int | None = None               # the first so many pictures; None = all
-results_dir = "pointing_results"            # the files: {results_dir}/{dataset}_{model}_{cut}_{definition}/
+results_dir = "pointing_results"            # the tables: {dataset}_{model}_{cut}_{definition}_{hash}/
 num_workers = 2                             # processes that read pictures while the device computes
 # ----------------------------------------------------------------------------------------------
 

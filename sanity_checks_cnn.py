@@ -30,7 +30,7 @@ allow_random_weights = False                # True goes on without weights; such
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file: str | None = "data/pics.txt"     # lines of <file name> <class>; the predicted class is explained
 max_images: int | None = None               # None = all
-results_dir = "sanity_results"              # the tables: {pics_file}_{model}_{cut}_{definition}/
+results_dir = "sanity_results"              # the tables: {pics_file}_{model}_{cut}_{definition}_{hash}/
 num_workers = 2                             # processes that read pictures while the device computes
 # ----------------------------------------------------------------------------------------------
 

@@ -10,8 +10,7 @@ from iia.settings import run
 # ------------------------------------------------------------------------------------- settings
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
                                             # or timm
-operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, ablation-image,
-                                            # ablation-attention, gae, rollout, t-attr
+operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
 quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
 seeds = 5                                   # how often the weights are drawn anew
@@ -29,7 +28,7 @@ allow_random_weights = False                # True goes on without weights; such
 images_dir = "data/ILSVRC2012_img_val"      # where the pictures are
 pics_file: str | None = "data/pics.txt"     # lines of <file name> <class>; the predicted class is explained
 max_images: int | None = None               # None = all
-results_dir = "sanity_results"              # the tables: {pics_file}_{model}_{cut}_{definition}/
+results_dir = "sanity_results"              # the tables: {pics_file}_{model}_{cut}_{definition}_{hash}/
 num_workers = 2                             # processes that read pictures while the device computes
 # ----------------------------------------------------------------------------------------------
 

@@ -11,8 +11,7 @@ from iia.settings import run
 model_name = "vit-base"                     # "vit-base", "vit-small", or any ViT by its name in torchvision
                                             # or timm
 chosen_dataset = "coco"                     # "imagenet", "coco", "voc"
-operations = ["iia", "iia-triple"]          # the table's rows: any of iia, iia-triple, ablation-image,
-                                            # ablation-attention, gae, rollout, t-attr
+operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
 definition = "paper"                        # "paper", or "release" for what the published code computes
 quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
@@ -27,7 +26,7 @@ in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; 
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 dataset_root: str | None = None             # None = data (imagenet), data/COCO (coco), data/VOC (voc)
 max_images: int | None = None               # the first so many pictures; None = all
-results_dir = "segmentation_results"        # the files: {results_dir}/{dataset}_{model}_{cut}_{definition}/
+results_dir = "segmentation_results"        # the tables: {dataset}_{model}_{cut}_{definition}_{hash}/
 save_overlays = 0                           # so many panels: picture, maps, mask, what each map calls the
                                             # object
 num_workers = 2                             # processes that read pictures while the device computes

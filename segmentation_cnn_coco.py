@@ -29,7 +29,7 @@ in_chans: int | None = None                 # channels of a picture: 1, 3 or 4; 
 allow_random_weights = False                # True goes on without weights; such figures mean nothing
 dataset_root = "data/COCO"                  # the folder with annotations/ and val2017/, or with 2017/
 max_images: int | None = None               # the first so many pictures; None = all
-results_dir = "segmentation_results"        # the files: {results_dir}/coco_{model}_{cut}_{definition}/
+results_dir = "segmentation_results"        # the tables: coco_{model}_{cut}_{definition}_{hash}/
 save_overlays = 0                           # so many panels: picture, maps, mask, what each map calls the
                                             # object
 num_workers = 2                             # processes that read pictures while the device computes

@@ -47,7 +47,8 @@ def load_or_fallback(settings: Settings, fallback: str | None) -> CNN | ViT:
             raise
         print(f"warning: explaining {fallback} instead of {settings.model_name}, whose weights are "
               f"{why.reason}.\n         {why.remedy}", file=sys.stderr)
-        return load_model(fallback, precision=settings.precision)
+        own = (name for name in OF_NETWORK if name not in ("weights_path", "allow_random_weights"))
+        return load_model(fallback, **{name: getattr(settings, name) for name in own})
 
 
 def explain_options(model: CNN | ViT, settings: Settings) -> dict[str, object]:

@@ -52,7 +52,8 @@ def iia_previous(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tenso
     Raises:
         UserError: there is none.
     """
-    return iia2(model, x, y, at_previous(model, options))
+    two_levels = iia2 if options.definition == "paper" else released_iia
+    return two_levels(model, x, y, at_previous(model, options))
 
 
 def ablation_input(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
@@ -82,11 +83,6 @@ def released_iia(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tenso
     """m = Σ_i ∂f_y/∂u(x_i) ∘ ReLU(u(x_i)): its layer integral vanishes."""
     f, n = model.score(options.layer, "release", options.target), options.steps
     return n * along_input(model, x, y, options, lambda u, y: (gradient(f, u, y) * u.relu()).sum(1))
-
-
-def released_previous(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """The release's IIA2 at the stage before the chosen layer."""
-    return released_iia(model, x, y, at_previous(model, options))
 
 
 def released_ablation_input(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:

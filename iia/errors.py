@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each is one clear sentence that says what to do."""
+"""Errors that a user can fix: each is one clear sentence that says what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 class UserError(Exception):
-    """Something outside the code is amiss. Scripts print the message without a traceback."""
+    """The input or the environment is wrong. Scripts print the message without a traceback."""
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
@@ -32,16 +32,19 @@ def check_choice(kind: str, name: str, allowed: Iterable[str]) -> str:
     return name
 
 
-def needed(module: str) -> ModuleType:
-    """A library that only the segmentation data sets need; raises UserError where it is not installed."""
+def needed(module: str, what: str, extra: str, package: str | None = None) -> ModuleType:
+    """An optional library, that `what` needs; raises UserError where it is not installed.
+
+    extra: of iia, that has it. package: what pip calls it, where that is not its module's name.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError as why:
-        package = module.partition(".")[0]
-        if str(why.name).partition(".")[0] != package:
+        own = module.partition(".")[0]
+        if str(why.name).partition(".")[0] != own:
             raise
-        raise UserError(f"the data set needs the package {package}, which is not installed: "
-                        f"pip install {package} (the extra iia[segmentation] has all of them).") from why
+        raise UserError(f"{what} needs the package {package or own}, which is not installed: pip install "
+                        f"{package or own} (the extra iia[{extra}] has all of them).") from why
 
 
 def first_line(why: Exception) -> str:

@@ -1,6 +1,7 @@
 """Explains pictures: pictures and classes in, finished maps out. `arguments` checks what is explained."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from .precision import products
 from .quadrature import QUADRATURES
 from .runs import with_halving
 
-MOST_STEPS = 10_000      # the points of "gauss" take the cube of it
+MOST_STEPS = 10_000      # Gauss-Legendre's points take O(n³)
 
 
 @torch.inference_mode(False)           # there is no gradient inside that mode
@@ -47,7 +48,7 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         batch_size: how many rows go through the network at once; it bounds the memory and never changes the
             result.
         quadrature: "riemann", the paper's sum, "trapezoid", "gauss" or "graded", which comes nearest to the
-            integral; each with n + 1 points (METHOD.md, section 3).
+            integral; n + 1 points each, but n on a layer's path where it is "graded".
         baseline: where a CNN layer's path begins: "spatial-minimum", "channel-minimum", "zero" or "mean".
         return_error: also estimate how far each map is from its limit, n → ∞. It costs no pass.
 
@@ -59,7 +60,7 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
 
     Raises:
         UserError: a network that cannot be explained, an unknown operation, definition or layer, classes that
-            the network has not, or arguments of the wrong shape, dtype or device.
+            the network does not have, or arguments of the wrong shape, dtype or device.
     """
     with ONE_AT_A_TIME:                   # answered calls disturb the passes of other threads
         model = sized(model, pictures)
@@ -108,9 +109,10 @@ def prepare(model: CNN | ViT, operation: str, *, layer: int | str | nn.Module = 
         raise UserError(f"{operation} under {definition!r} approaches no limit; return_error is for IIA's "
                         'own operations under "paper".')
     steps = model.default_steps[definition] if steps is None else steps
-    if not all(type(value) is int and value >= 1 for value in (steps, batch_size)) or steps > MOST_STEPS:
-        raise UserError(f"steps ({steps!r}) and batch_size ({batch_size!r}) are whole numbers, at least 1, "
-                        f"and steps at most {MOST_STEPS}.")
+    for name, value, most in (("steps", steps, MOST_STEPS), ("batch_size", batch_size, math.inf)):
+        if type(value) is not int or not 1 <= value <= most:
+            raise UserError(f"{name} is {value!r}; it must be a whole number, at least 1"
+                            f"{f' and at most {most}' if most < math.inf else ''}.")
     cut = model.cut(layer, row.of_layer)
     return row, method, IIAOptions(cut, steps, definition, batch_size, target, quadrature, baseline,
                                    guesses=return_error)
@@ -122,7 +124,9 @@ def explain_and_measure(model: nn.Module, pictures: Tensor, classes: Tensor | Se
 
     options: of `explain`.
     """
-    limit = options.get("definition", "paper") == "paper" and operations(model)[operation].integral
+    operation, definition = str(operation).lower(), str(options.get("definition", "paper")).lower()
+    check_choice("operation", operation, operations(model))
+    limit = definition == "paper" and operations(model)[operation].integral
     found = explain(model, pictures, classes, operation, return_error=limit, **options)
     return found if limit else (found, torch.full((len(found),), torch.nan))
 

@@ -26,7 +26,7 @@ from .evaluation.explanation_tests import axes, score, score_originals
 from .evaluation.given_maps import random_maps, read_maps
 from .evaluation.identity import digest, file_signatures, identity
 from .evaluation.protocols import PROTOCOLS, Metric, chosen_figures
-from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances, measured, or_none
+from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances, measured
 from .evaluation.runner import Run, exit_code
 from .explaining import explain_and_measure, operations, predict, prepare, sharing
 from .maps import is_degenerate, map_file
@@ -163,7 +163,7 @@ def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], met
         numbers |= {f"{name} {k}": curve[:, k]
                     for name, curve in curves.items() for k in range(curve.shape[1])}
         numbers = {name: values.tolist() for name, values in numbers.items()}
-        numbers["distance"] = or_none(distance)
+        numbers["distance"] = distance
         for i, index in enumerate(batch.indices):
             own = {"skipped": skipped[i]} if i in skipped else {name: n[i] for name, n in numbers.items()}
             rows.append({"index": index, "operation": operation} | own)

@@ -30,8 +30,11 @@ from .settings import Settings
 
 @dataclass
 class Result:
-    """A picture, raw [C, H, W] in [0, 1], and the maps of one class: the class's number, by operation the map
-    [H, W] in [0, 1], and how far that is from its limit, or NaN."""
+    """A picture and the maps of a class.
+
+    raw: the picture, [C, H, W] in [0, 1]. number: the class's. maps: by operation, [H, W] in [0, 1].
+    distances: of the maps from their limit, or NaN.
+    """
     pic: Pic
     raw: Tensor
     number: int

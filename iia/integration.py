@@ -66,11 +66,6 @@ def iia_term(v: Tensor, g: Tensor, d: Tensor) -> Tensor:
     return d * v * g
 
 
-def ig_term(v: Tensor, g: Tensor, d: Tensor) -> Tensor:
-    """(u − r) ∘ ∂f_y/∂v: plain Integrated Gradients, the special case q = ∂f_y/∂v."""
-    return d * g
-
-
 def path_integral(score: Score, u: Tensor, r: Tensor, classes: Tensor, rule: Rule, chunk: int,
                   term: Term = iia_term) -> Tensor:
     """Σ_j w_j term at v_j = r + a_j (u − r).

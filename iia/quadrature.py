@@ -1,4 +1,4 @@
-"""Quadrature rules: at which points a path is looked at, and what each counts (METHOD.md, section 3)."""
+"""Quadrature rules: the points and weights of a path (METHOD.md, section 3)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Of each rule, how fast maps come to their limit: as n^-order, with what was measured (docs/results.md); and
-# the points that it keeps where it is left with every second one.
+# Maps converge as n^-order (measured: docs/results.md). KEPT: the points that are in both half rules.
 ORDER = {"riemann": 1.7, "trapezoid": 1.6, "gauss": 2, "graded": 2}
 KEPT = {"trapezoid": (0, -1), "gauss": (), "graded": (0,)}
 QUADRATURES = tuple(ORDER)
@@ -16,7 +15,7 @@ QUADRATURES = tuple(ORDER)
 
 @dataclass(frozen=True)
 class Rule:
-    """Where a path is looked at, a [p] in [0, 1], and what each point counts, w [p].
+    """The points a [p] in [0, 1] of a path, and their weights w [p].
 
     With three rows, w [3, p], two guesses of the limit are summed beside it; what is summed has a first
     dimension of 3 then.
@@ -40,8 +39,8 @@ class Rule:
 def quadrature_rule(n: int, like: Tensor, quadrature: str = "riemann", guesses: bool = False) -> Rule:
     """The n + 1 points of a path with n steps, with the dtype and device of `like`.
 
-    "riemann" is the paper's sum: a = 0, 1/n, ..., 1, each with weight 1/n. "trapezoid" counts its ends half.
-    "gauss" has the points of Gauss and Legendre, none of which is an end. "graded" has the middles of n + 1
+    "riemann" is the paper's sum: a = 0, 1/n, ..., 1, each with weight 1/n. In "trapezoid" the ends have half
+    of that. "gauss" has Gauss-Legendre's points, none of which is an end. "graded" has the midpoints of n + 1
     cells that end at (k / (n + 1))², and 0 for the first: a picture's path changes most where it is dark.
 
     `guesses` adds two guesses of the limit, by Richardson: the rule of every second point, of the even or of
@@ -52,16 +51,18 @@ def quadrature_rule(n: int, like: Tensor, quadrature: str = "riemann", guesses: 
         best = "trapezoid" if quadrature == "riemann" else quadrature
         full, w = weights(n, best, np.arange(n + 1)), [w]
         for first in (0, 1):
-            kept = [k % (n + 1) for k in KEPT[best]]
-            some, fewer = np.union1d(np.arange(first, n + 1, 2), kept).astype(int), np.zeros(n + 1)
-            fewer[some] = weights(n, best, some)
+            half, fewer = np.arange(n + 1) % 2 == first, np.zeros(n + 1)
+            half[list(KEPT[best])] = True
+            if not half.any():                # a single point has no half
+                half[:] = True
+            fewer[half] = weights(n, best, np.flatnonzero(half))
             w.append(full + (full - fewer) / (2 ** ORDER[quadrature] - 1))
     return Rule(*(torch.as_tensor(np.array(values), dtype=like.dtype, device=like.device)
                   for values in (a, w)))
 
 
 def points(n: int, quadrature: str) -> np.ndarray:
-    """Where a rule looks at a path: n + 1 numbers in [0, 1]."""
+    """The n + 1 points of a rule, in [0, 1]."""
     if quadrature == "gauss":
         return (np.polynomial.legendre.leggauss(n + 1)[0] + 1) / 2
     if quadrature == "graded":
@@ -71,7 +72,7 @@ def points(n: int, quadrature: str) -> np.ndarray:
 
 
 def weights(n: int, quadrature: str, some: np.ndarray) -> np.ndarray:
-    """What each of the points with the numbers `some` counts, if these are all there are."""
+    """The weights of the points with the numbers `some`, used on their own."""
     a = points(n, quadrature)[some]
     if quadrature == "gauss":            # every polynomial of a degree below len(a) is integrated exactly
         powers = np.polynomial.legendre.legvander(2 * a - 1, len(a) - 1).T

@@ -19,7 +19,7 @@ from .errors import check_choice
 from .evaluation import segmentation
 from .evaluation.batches import Batch
 from .evaluation.identity import file_signatures, identity
-from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances, or_none
+from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances
 from .evaluation.runner import Run, exit_code
 from .explaining import explain_and_measure, predict, sharing
 from .maps import is_degenerate, safe
@@ -55,7 +55,8 @@ def tested(model, settings: Settings, dataset: str) -> dict | None:
     together = max(1, settings.batch_size // options["steps"])     # so that their path points fill a batch
     run = Run(data, folder, names, segmentation.COLUMNS | {"right": int, "distance": float}, together,
               settings.max_images, settings.num_workers)
-    run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
+    run.begin(identity(model, settings, cut, files=file_signatures(data.sources),
+                       imagenet=has_imagenet_classes(model)), settings.values())
     panels = {index: run.folder / "overlays" / f"{safe(data.ids[index])}.png"
               for index in range(min(settings.save_overlays, len(run.batches.ids)))}
     run.forget(index for index, panel in panels.items() if not panel.exists())  # explained once more for it
@@ -108,7 +109,7 @@ def score(model, batch: Batch, operations: Sequence[str], options: dict, data: S
     for operation, found in maps.items():
         numbers = {"degenerate": is_degenerate(found).int(), **segmentation.measure(found, masks)}
         numbers = {name: values.tolist() for name, values in numbers.items()} | {"right": right}
-        numbers["distance"] = or_none(both[operation][1].tolist())
+        numbers["distance"] = both[operation][1].tolist()
         rows += [{"index": index, "operation": operation} | {name: own[i] for name, own in numbers.items()}
                  for i, index in enumerate(batch.indices)]
     for i, index in enumerate(batch.indices):

@@ -166,16 +166,12 @@ def contributions(model: ViT, at: Passed, attention: list[Tensor] | None, y: Ten
     Of the last block there may be the first rows alone: the others are zero.
     """
     logits, A = model.passes.finish(at, attention)
+    in_single = torch.promote_types(at.x.dtype, torch.float32)        # sums, where attention is in half
     G = torch.autograd.grad(class_or_target(logits, y, target).sum(), A, retain_graph=True)
     C = [0] * len(model.blocks)
     for a, g, b in zip(A, G, model.block_of, strict=True):            # parallel parts are more heads
-        C[b] = C[b] + g.mul_(a.detach()).relu_().sum(1, dtype=sum_dtype(at.x)).div_(model.heads[b])
+        C[b] = C[b] + g.mul_(a.detach()).relu_().sum(1, dtype=in_single).div_(model.heads[b])
     return C
-
-
-def sum_dtype(x: Tensor) -> torch.dtype:
-    """Contributions are summed in float32 at least."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def stacked(C: Sequence[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import iia
+from iia.explaining import explain_and_measure
 from iia.integration import BASELINES, path_integral
 from iia.maps import finish
 from iia.quadrature import Rule
@@ -42,9 +43,22 @@ def test_the_error_is_the_distance_from_the_guesses_of_the_limit(vgg, pictures, 
     torch.testing.assert_close(error, (wanted[0] + wanted[1]) / 2)
 
 
-def test_the_error_of_one_step_is_not_known_and_that_of_many_is_small(vgg, pictures, classes):
+@pytest.mark.parametrize("quadrature", ["riemann", "trapezoid", "gauss", "graded"])
+@pytest.mark.parametrize("kind", ["vgg", "vit"])
+def test_the_error_of_one_step_is_not_known(kind, quadrature, pictures, classes, request):
+    model = iia.wrap(request.getfixturevalue(kind), image_size=16)
+    maps, error = iia.explain(model, pictures, classes, steps=1, quadrature=quadrature, return_error=True)
+    assert error.isnan().all() and maps.amax((1, 2)).tolist() == [1, 1, 1]
+
+
+def test_names_are_told_in_any_case(vgg, pictures, classes):
     model = iia.wrap(vgg, image_size=16)
-    assert iia.explain(model, pictures, classes, steps=1, return_error=True)[1].isnan().all()
+    _, error = explain_and_measure(model, pictures, classes, "IIA", definition="Paper", steps=3)
+    assert error.isfinite().all()
+
+
+def test_the_error_of_many_steps_is_small(vgg, pictures, classes):
+    model = iia.wrap(vgg, image_size=16)
     limit = iia.explain(model, pictures, classes, steps=60, quadrature="graded")
     maps, error = iia.explain(model, pictures, classes, steps=10, return_error=True)
     true = (maps - limit).abs().amax((1, 2))

@@ -104,8 +104,8 @@ def test_a_wrapped_model_is_a_snapshot_and_a_network_is_explained_as_it_is_now(k
     ({"classes": [0, 1]}, "one for all, not \\[2\\]"), ({"classes": [[0], [1], [2]]}, "not \\[3, 1\\]"),
     ({"classes": [0.5, 1, 2]}, "whole numbers"), ({"classes": "cat"}, "whole numbers"),
     ({"classes": None}, "whole numbers"), ({"classes": True}, "whole numbers"),
-    ({"steps": 2.5}, "steps \\(2.5\\)"), ({"steps": 0}, "at least 1"), ({"batch_size": 0}, "at least 1"),
-    ({"batch_size": None}, "batch_size \\(None\\)"), ({"operation": "iiaa"}, "Did you mean 'iia'"),
+    ({"steps": 2.5}, "steps is 2.5"), ({"steps": 0}, "at least 1"), ({"batch_size": 0}, "at least 1"),
+    ({"batch_size": None}, "batch_size is None"), ({"operation": "iiaa"}, "Did you mean 'iia'"),
     ({"definition": "papers"}, "Did you mean 'paper'"),
     ({"pictures": "float32"}, "the pictures are torch.float32 on cpu, the network is torch.float64"),
     ({"pictures": "list"}, "a torch tensor \\[B, C, H, W\\], not list"),
@@ -113,7 +113,7 @@ def test_a_wrapped_model_is_a_snapshot_and_a_network_is_explained_as_it_is_now(k
     ({"pictures": "sparse"}, "not a sparse or nested one"), ({"classes": 1j}, "whole numbers"),
     ({"classes": torch.tensor([1, 1, 1], dtype=torch.uint64)}, "whole numbers"),
     ({"classes": torch.tensor([1, 1, 1]).to_sparse()}, "whole numbers"),
-    ({"steps": 10**20}, "at most 10000"), ({"steps": True}, "steps \\(True\\)"),
+    ({"steps": 10**20}, "at most 10000"), ({"steps": True}, "steps is True"),
 ])
 @pytest.mark.parametrize("kind", ["vgg", "vit"])
 def test_what_cannot_be_explained(kind, wrong, said, request):

@@ -128,7 +128,7 @@ def test_broken_pictures_are_skipped_and_the_others_explained(tmp_path, monkeypa
     ("--INTERPOLATION_STEPS=0", "INTERPOLATION_STEPS is 0; it is a whole number, at least 1"),
     ("--batch_size=-3", "batch_size is -3"), ("--max_images=0", "max_images is 0"),
     ("--operations=", "operations is empty"), ("--operations=iia,ia", "operation 'ia' is unknown"),
-    ("--FEATURE_LAYER_NUMBER=9", "FEATURE_LAYER_NUMBER 9"), ("--definition=papers", "Did you mean 'paper'"),
+    ("--FEATURE_LAYER_NUMBER=9", "layer 9 is no layer"), ("--definition=papers", "Did you mean 'paper'"),
 ])
 def test_wrong_settings_are_named_before_anything_is_written(flag, said, explained):
     with pytest.raises(iia.UserError, match=said):

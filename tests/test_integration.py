@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iia.integration import BASELINES, chunks, gradient, ig_term, path_integral
+from iia.integration import BASELINES, chunks, gradient, path_integral
 from iia.quadrature import quadrature_rule
 
 
@@ -43,7 +43,8 @@ def test_ig_is_the_special_case_and_complete():
     mix = torch.randn(12, 5, dtype=torch.float64)
     score = lambda v: torch.tanh(v.flatten(1) @ mix).cumsum(1)
     x, y = torch.randn(2, 3, 2, 2, dtype=torch.float64), torch.tensor([4, 1])
-    ig = path_integral(of_class(score), x, torch.zeros_like(x), y, quadrature_rule(2000, x), 256, ig_term)
+    ig = path_integral(of_class(score), x, torch.zeros_like(x), y, quadrature_rule(2000, x), 256,
+                       term=lambda v, g, d: d * g)
     wanted = (score(x) - score(torch.zeros_like(x))).gather(1, y[:, None])[:, 0]
     torch.testing.assert_close(ig.sum((1, 2)), wanted, atol=2e-3, rtol=0)
 

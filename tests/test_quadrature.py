@@ -43,6 +43,15 @@ def test_a_rule_comes_to_the_integral(quadrature):
     assert errors[0] > 2 * errors[1] > 4 * errors[2] and errors[2] < 0.1
 
 
+@pytest.mark.parametrize("quadrature", ["riemann", "trapezoid", "gauss", "graded"])
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_path_of_a_point_or_two_has_guesses_too(quadrature, n):
+    if n == 0 and quadrature != "gauss":           # n = 1 of "graded" asks for a single point of Gauss
+        return
+    rule = quadrature_rule(n, DOUBLE, quadrature, guesses=True)
+    assert rule.w.shape == (3, n + 1) and rule.w.isfinite().all()
+
+
 @pytest.mark.parametrize("quadrature, n, order, fewer", [
     ("riemann", 4, 1.7, [[0.25, 0, 0.5, 0, 0.25], [0.125, 0.375, 0, 0.375, 0.125]]),
     ("trapezoid", 3, 1.6, [[1 / 3, 0, 1 / 2, 1 / 6], [1 / 6, 1 / 2, 0, 1 / 3]]),

@@ -152,6 +152,10 @@ def test_the_split_by_prediction(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "the 2 pictures whose prediction is right" in out
     assert "the 1 pictures whose prediction is wrong" in out
+    Path("names.txt").write_text("\n".join(f"class of mine {k}" for k in range(1000)))
+    assert run("segmentation_cnn_voc.py", *QUICK, "--labels_file=names.txt") == 0        # other classes
+    other, = set(Path("segmentation_results").glob("voc_*")) - {folder}
+    assert pd.read_csv(other / "per_image.csv")["right"].isna().all()
 
 
 def test_networks_of_other_classes_are_not_split():

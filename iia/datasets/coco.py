@@ -27,7 +27,7 @@ class Coco(SegmentationDataset):
 
     def open(self, root: Path) -> None:
         annotations, self.pictures = find(root)
-        COCO = needed("pycocotools.coco").COCO
+        COCO = needed("pycocotools.coco", "the data set", "segmentation").COCO
         self.sources = [annotations]
         try:
             with contextlib.redirect_stdout(io.StringIO()):        # it tells what it is doing

@@ -29,7 +29,7 @@ class ImageNetSegmentation(SegmentationDataset):
 
     def open(self, root: Path) -> None:
         self.path = find(root)
-        h5py = needed("h5py")
+        h5py = needed("h5py", "the data set", "segmentation")
         self.sources = [self.path]
         try:
             with h5py.File(self.path) as file:
@@ -43,7 +43,7 @@ class ImageNetSegmentation(SegmentationDataset):
         self.ids = [str(i) for i in range(pictures)]
 
     def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        h5py = needed("h5py")
+        h5py = needed("h5py", "the data set", "segmentation")
         try:
             with h5py.File(self.path) as file:       # anew: HDF5 cannot share it with forked processes
                 pixels = file[file["/value/img"][index, 0]]                      # (3, W, H)

@@ -50,12 +50,6 @@ def ask_mixtures(model, outside: Tensor, inside: Tensor, ranks: Tensor, counts: 
     return torch.cat(answers).view(len(outside), steps, 2)
 
 
-def black(model, like: Tensor) -> Tensor:
-    """A black pixel as the network reads it: 0 before normalisation, −mean/std after it, [C, 1, 1]."""
-    mean, std = (like.new_tensor(value).view(-1, 1, 1) for value in (model.mean, model.std))
-    return -mean / std
-
-
 def _answers(logits: Tensor, classes: Tensor) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
     # argmax takes NaN for the most

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..datasets.pictures import normalise
 from ..errors import UserError
 from ..maps import minmax
 from . import information_curves as information
 from . import masking, perturbation, road
-from .answers import SOFTMAX, ask, black
+from .answers import SOFTMAX, ask
 from .protocols import DIFFERENCES, PAPER, PROTOCOLS, chosen_figures
 
 EVERY = 50           # every 50th point of an information curve is kept: enough to draw it
@@ -115,7 +116,8 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Seque
 def masked_figures(model, pictures: Tensor, classes: Tensor, maps: Tensor, wanted: set[str], to_black: bool,
                    answers: Tensor, batch_size: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """POS, NEG, DEL, INS, ADP, PIC and ADD, as `score`. A masked pixel is black, or 0 after normalisation."""
-    masked = black(model, pictures) * to_black
+    black = normalise(pictures.new_zeros(model.channels, 1, 1), model.mean, model.std)
+    masked = black * to_black
     curves = perturbation.masked_curves(model, pictures, classes, maps, masked, wanted, answers, batch_size)
     values = {name: perturbation.masked_area(curve) for name, curve in curves.items()}
     whole, shown = answers[:, SOFTMAX], within(maps)

@@ -13,7 +13,7 @@ RANDOM_GRID = 7             # cells a side; a map of the CNNs' last layer has as
 
 
 def random_maps(pictures: Tensor, seeds: Sequence[int], upsampling: str) -> Tensor:
-    """Maps that know nothing, [B, H, W] in [0, 1]: uniform noise on 7 x 7 cells, upsampled as a CNN's map is.
+    """Maps that know nothing, [B, H, W] in [0, 1]: uniform noise on 7 x 7 cells, upsampled.
 
     Noise of single pixels would be no fair rival: masking scattered pixels destroys a picture sooner than
     masking connected regions, whichever regions those are. A picture's map is always the same, given its

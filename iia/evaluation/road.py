@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import needed
 from .answers import SOFTMAX, ask
 from .perturbation import ranks
 
@@ -62,12 +62,8 @@ def imputer() -> Callable[[Tensor, Tensor], Tensor]:
     Raises:
         UserError: the package is not installed.
     """
-    try:
-        from pytorch_grad_cam.metrics.road import NoisyLinearImputer           # takes seconds
-    except ModuleNotFoundError as why:
-        raise UserError('protocol "road" needs the package grad-cam, which is not installed: '
-                        "pip install grad-cam.") from why
-    return NoisyLinearImputer()
+    library = needed("pytorch_grad_cam.metrics.road", 'protocol "road"', "comparison", "grad-cam")
+    return library.NoisyLinearImputer()
 
 
 def road_change(curves: Tensor) -> Tensor:

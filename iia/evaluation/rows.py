@@ -43,11 +43,6 @@ def mean_distances(rows: pd.DataFrame, operations: Sequence[str]) -> dict[str, f
     return {name: float(mean) for name, mean in means.items() if pd.notna(mean)}
 
 
-def or_none(values: Iterable[float]) -> list[float | None]:
-    """Numbers as JSON knows them: None for NaN."""
-    return [None if value != value else value for value in values]
-
-
 def in_words(metrics: Metrics, names: Iterable[str], scale: float = 1) -> str:
     """Some metrics of each operation, as the progress bar says them."""
     def of_one(own: dict[str, float]) -> list[str]:

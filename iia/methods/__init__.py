@@ -62,8 +62,7 @@ CNN_OPERATIONS: dict[str, Operation] = {
                             "n forward, (n+1)² of stage L, (n+1)³ of the tail",
                             released="cnn_attribution.released_iia3", integral=True),
     "iia-previous": Operation("cnn_attribution.iia_previous", f"{IIA}: two levels, at the stage before",
-                              "n forward, (n+1)² of its tail",
-                              released="cnn_attribution.released_previous", integral=True),
+                              "n forward, (n+1)² of its tail", integral=True),
     "iia-ablation-im": Operation("cnn_attribution.ablation_input", f"{IIA}: the input's path alone",
                                  "n forward, n+1 of the tail",
                                  released="cnn_attribution.released_ablation_input", integral=True),
@@ -133,4 +132,5 @@ VIT_OPERATIONS: dict[str, Operation] = {
 def listing(table: dict[str, Operation]) -> str:
     """The table as text for `--help`: each operation with its paper and its cost."""
     lines = [f"  {name:<18}{row.source}\n{'':<20}{row.cost}" for name, row in table.items()]
-    return "operations, and what each costs a picture (n = the steps of a path):\n" + "\n".join(lines)
+    head = "operations, and what each costs a picture (n = the steps of a path, by the paper's sum):"
+    return "\n".join([head, *lines])

@@ -35,31 +35,6 @@ from .plain import plain_copy, replaced
 Score = Callable[[Tensor, Tensor], Tensor]          # (logits [1, classes], y [1]) -> what is explained, [1]
 
 
-def gradcam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """Grad-CAM: ReLU(Σ_c w_c u_c), w_c the spatial mean of ∂f_y/∂u_c."""
-    return at_layer(GradCAM, model, x, y, options)
-
-
-def gradcampp(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """Grad-CAM++: w_c = Σ α ∘ ReLU(g), with α = g² / (2 g² + g³ Σu), g = ∂f_y/∂u_c."""
-    return at_layer(GradCAMPlusPlus, model, x, y, options)
-
-
-def xgradcam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """XGrad-CAM: w_c = Σ(g ∘ u_c) / Σu_c."""
-    return at_layer(XGradCAM, model, x, y, options)
-
-
-def layercam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """LayerCAM: ReLU(Σ_c ReLU(g) ∘ u_c)."""
-    return at_layer(LayerCAM, model, x, y, options)
-
-
-def hirescam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
-    """HiResCAM: ReLU(Σ_c g ∘ u_c)."""
-    return at_layer(HiResCAM, model, x, y, options)
-
-
 def finercam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     """Finer-CAM: Grad-CAM of what sets y apart from the classes most like it; see `difference`.
 
@@ -200,3 +175,11 @@ def closing(cam: BaseCAM):
         yield cam
     finally:
         cam.activations_and_grads.release()
+
+
+# u is the layer's output, g = ∂f_y/∂u. Each map is ReLU(Σ_c w_c u_c).
+gradcam = partial(at_layer, GradCAM)                # w_c the spatial mean of g
+gradcampp = partial(at_layer, GradCAMPlusPlus)      # w_c = Σ α ∘ ReLU(g), α = g² / (2 g² + g³ Σu)
+xgradcam = partial(at_layer, XGradCAM)              # w_c = Σ(g ∘ u_c) / Σu_c
+layercam = partial(at_layer, LayerCAM)              # w_c = ReLU(g), at each place
+hirescam = partial(at_layer, HiResCAM)              # w_c = g, at each place

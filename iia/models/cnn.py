@@ -11,7 +11,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..precision import HALVES, products
 from .calls import ONE_AT_A_TIME, forget
 from .layers import Layer, find_layers
@@ -54,14 +54,14 @@ class CNN(Model):
         attention = {part for part in self.ran
                      if "attn" in (kind := type(part).__name__.lower()) or "attention" in kind}
         if len(attention) > 1 and attention <= set(behind):
-            raise OnlyAttention(f"{whole.name} attends over tokens that have no grid of their own behind "
-                                f"{self._stages[-1].name}, where a map would say nothing of it")
+            raise OnlyAttention(f"{whole.name} attends, behind {self._stages[-1].name}, over tokens "
+                                "without a grid; cutting before that would not explain the attention")
         self.quick = self._proven(lambda: quick_copy(whole)) or whole
         forget(whole.calls)
         self.half = HALVES.get(precision)
         self.in_half = half_copy(self.quick, self.half) if self.half else None
         self._segments: dict[tuple, nn.Module] = {}
-        self._values: dict[tuple, Tensor] = {}
+        self._values: dict[tuple, Tensor] = {(None, self.device, self.dtype): whole.logits}
         last = self._stages[-1]
         if last.name in found.values and not whole.alone:
             self._values[self.cut_of(last), self.device, self.dtype] = found.values[last.name]
@@ -70,13 +70,11 @@ class CNN(Model):
         tail = self.segment(self.quick, self.cut_of(self._stages[-1]), None)
         self.way = "skipping" if tail.skips else "whole"
 
-    def _apply(self, *args: object, **kwargs: object) -> "CNN":
-        """As torch's (`to`, `float`, `double`); the copy in half stays in half."""
-        super()._apply(*args, **kwargs)
-        if self.half:
-            self.in_half = half_copy(self.quick, self.half)
-            self._segments.clear()              # some run through the copy that was
-        return self
+    def forget(self) -> None:
+        super().forget()
+        for kept in (self._segments, self._values, self._at_zero):
+            kept.clear()
+        self.in_half = half_copy(self.quick, self.half) if self.half else None    # which was converted, too
 
     def _with_large_grids(self, layers: list[Layer]) -> list[Layer]:
         """Without the layers that are one cell because the network pools there,
@@ -156,6 +154,7 @@ class CNN(Model):
         u, wanted = self._value(start), self._value(stop)
         u = u.to(self.half) if half else u
         off, tolerance = (rough_difference, HALF_TOLERANCE) if half else (difference, TOLERANCE)
+        why = None
         for one in [network] if half else dict.fromkeys([network, self.whole]):
             for skips in (True, False):
                 try:
@@ -169,17 +168,18 @@ class CNN(Model):
                             right = off(made(v), at_black) <= tolerance
                     if right:
                         return made
-                except Exception:           # whatever a network does with zeros, or without a folded layer
-                    pass
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # whatever a network does with zeros, or without a folded layer
+                    why = error
+        said = f" ({first_line(why)})" if why else ""
         raise UserError(f"{self.name} cannot be cut at {(first or last).name}: what follows does not depend "
-                        "on this layer alone. Give another layer.")
+                        f"on this layer alone{said}. Give another layer.") from why
 
     @torch.no_grad()
     def _value(self, cut: Cut | None) -> Tensor:
         """What the network itself has at a cut for the probe, [2, C, h, w] (None: its logits)."""
         key = cut, self.device, self.dtype
-        if cut is None and (self.device, self.dtype) == (self.whole.logits.device, self.whole.logits.dtype):
-            return self.whole.logits
         if key not in self._values:
             probe = self.whole.probe.to(self.device, self.dtype)
             run = Segment(self.whole, None, None if cut is None else self.layer(cut), self.calls)
@@ -206,14 +206,13 @@ class CNN(Model):
             self._at_zero[key] = self.features(torch.zeros_like(like[:1]), cut)
         return self._at_zero[key]
 
-    def tail(self, cut: Cut, definition: str = "paper") -> nn.Sequential:
+    def tail(self, cut: Cut, definition: str = "paper", network: Snapshot | None = None) -> nn.Sequential:
         """The rest of the network behind layer `cut`: [N, C, h, w] -> logits [N, classes].
 
-        Under "release" it is what the release runs there, which for two families differs.
+        Under "release" it is what the release runs there, which for two families differs. network: the copy
+        that is run, `quick` or (None) `whole`.
         """
-        return self._rest(self.whole, cut, definition)
-
-    def _rest(self, network: Snapshot, cut: Cut, definition: str = "paper") -> nn.Sequential:
+        network = network or self.whole
         release, last = definition == "release", len(self._stages)
         if release and isinstance(self.network, tv.ConvNeXt):              # METHOD.md, section 9
             to_last = [self.segment(network, cut, last)] if cut != last else []
@@ -229,7 +228,7 @@ class CNN(Model):
 
         Of a last linear layer only the classes' own rows are computed, if that gives the same.
         """
-        tail = self._rest(self.quick, cut, definition)
+        tail = self.tail(cut, definition, self.quick)
         key = "rows", cut, definition, self.device, self.dtype
         if key not in self._segments:
             self._segments[key] = by_rows_of(tail, self._head, self._value(cut)) if self._head else None

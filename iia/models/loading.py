@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..datasets.labels import read_labels
 from ..datasets.pictures import parse_size
-from .names import build, old_vit_small
+from .names import TIMM_NAMES, build, old_vit_small
 from .weights import WeightsMissing, find, load_strictly, packaged, packaged_state_dict, read_state_dict
 
 
@@ -41,7 +41,7 @@ def load_model(name: str, weights_path: str | None = None, allow_random_weights:
     network, facts = build(name, None, in_chans, size)
     label = facts.name
     try:
-        package = None if weights_path is not None else packaged(facts.name)
+        package = None if weights_path is not None else packaged(TIMM_NAMES.get(facts.name, facts.name))
         origin = package or weights_path or find(facts.name, facts.source)
         state = packaged_state_dict(package, network) if package else read_state_dict(origin)
         if facts.name == "vit-small" and len(state.get("blocks.0.attn.qkv.weight", ())) == 3 * 768:

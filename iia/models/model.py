@@ -56,6 +56,18 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         return self._number.dtype
 
+    def _apply(self, *args: object, **kwargs: object) -> "Model":
+        """As torch's (`to`, `float`, `double`); what was computed with the numbers before is forgotten."""
+        before = [tensor.data_ptr() for tensor in self.parameters()]
+        super()._apply(*args, **kwargs)
+        if before != [tensor.data_ptr() for tensor in self.parameters()]:
+            self.forget()
+        return self
+
+    def forget(self) -> None:
+        """Let go of all that was computed with the network's numbers."""
+        self._sizes.clear()
+
     @torch.inference_mode(False)
     def sized(self, shape: tuple[int, int, int]) -> "Model":
         """This model for pictures of another size: the layers are looked for, and everything is proven, anew.
@@ -112,14 +124,11 @@ def storage(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Logits [N, classes] -> softmax; of a single logit the sigmoid."""
-    return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
-
-
 def probability(logits: Tensor, classes: Tensor, target: Target | None = None) -> Tensor:
-    """The probability of the classes [N], or what `target` makes of the logits: [N]."""
-    return class_or_target(probabilities(logits) if target is None else logits, classes, target)
+    """The classes' softmax [N] (of a single logit the sigmoid), or what `target` makes of the logits."""
+    if target is None:
+        logits = logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
+    return class_or_target(logits, classes, target)
 
 
 class Explained(nn.Module):

@@ -81,8 +81,8 @@ def find_by_name(model: "CNN", layer: object) -> Layer:
         return names[name]
     if name is None or name not in dict(model.network.named_modules()):
         near = difflib.get_close_matches(str(layer), names, n=1, cutoff=0.5)
-        numbered = ", ".join(f"{k} {stage}" for k, stage in enumerate(model.stage_names, 1))
-        raise UserError(f"FEATURE_LAYER_NUMBER {layer!r} is no layer of {model.name}."
+        numbered = ", ".join(f"{k} ({stage})" for k, stage in enumerate(model.stage_names, 1))
+        raise UserError(f"layer {layer!r} is no layer of {model.name}."
                         f"{f' Did you mean {near[0]!r}?' if near else ''} "
                         f'Allowed: "last", or one of {numbered}, or the dotted name of another module.')
     ancestors = [name.rsplit(".", k)[0] for k in range(1, name.count(".") + 1)]

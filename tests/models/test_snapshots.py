@@ -8,7 +8,7 @@ from torch import nn
 
 import iia
 
-from ..conftest import random_weights, toy_vit
+from ..conftest import random_weights, toy_vgg, toy_vit
 from .networks_of_users import CHANGES, bound_forward, check, check_vit, differ, picture, resnet
 
 
@@ -99,3 +99,15 @@ def test_the_network_is_left_as_it_was():
     for weight, (wanted, grad) in zip(network.parameters(), grads):
         assert weight.requires_grad == wanted and (weight.grad is None) == (grad is None)
         assert grad is None or torch.equal(weight.grad, grad)
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("make", [toy_vgg, toy_vit])
+def test_a_converted_snapshot_is_that_of_the_converted_network(make, used, pictures, classes):
+    """bfloat16 and back rounds the weights: nothing may be left that was computed with those before."""
+    x, converted = pictures.float(), iia.wrap(make(), image_size=16)
+    if used:
+        iia.explain(converted, x, classes, steps=2)
+    converted.to(torch.bfloat16).float()
+    fresh = iia.wrap(make().to(torch.bfloat16).float(), image_size=16)
+    assert torch.equal(iia.explain(converted, x, classes, steps=2), iia.explain(fresh, x, classes, steps=2))

@@ -81,6 +81,20 @@ def test_the_fallback_is_said_in_two_lines(capsys):
     assert "efficientnet_lite0 instead of resnet18" in said[0] and NAME in said[1]
 
 
+def test_the_fallback_keeps_the_other_settings(tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(f"class of mine {k}" for k in range(1000)))
+    wanted = settings("resnet18")
+    wanted.image_size, wanted.labels_file = 96, "names.txt"
+    model = load_or_fallback(wanted, "efficientnet_lite0")
+    assert model.size == (96, 96) and model.class_name(7) == "class of mine 7"
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "tf_efficientnet_lite0", "timm/tf_efficientnet_lite1",
+                                  "tf_efficientnet_lite1.in1k"])
+def test_a_packages_weights_are_found_by_every_name_of_the_network(name):
+    assert "random" not in iia.load_model(name).label
+
+
 def test_without_a_fallback_it_is_an_error():
     with pytest.raises(WeightsMissing):
         load_or_fallback(settings("resnet18"), None)

@@ -6,6 +6,7 @@ from torch import nn
 
 import iia
 from iia.models.proof import difference, same
+from iia.models.segment import Segment
 
 from ..conftest import random_weights
 from ..oracle_hooks import grid_map
@@ -111,3 +112,14 @@ def test_a_side_path_that_only_a_black_picture_shows():
             return super().forward(x) * torch.where((x == 0).flatten(1).all(1), 0.3, 1.0)[:, None]
     with pytest.raises(iia.UserError, match="cannot be cut"):
         iia.wrap(random_weights(Padded()).eval(), image_size=16)
+
+
+def test_a_proof_that_the_memory_does_not_hold_says_so(monkeypatch):
+    """It is no wrong cut: whoever explains may try again with fewer rows."""
+    model = iia.wrap(Small(), image_size=16)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr(Segment, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        model.segment(model.quick, 0, 1)
