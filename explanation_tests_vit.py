@@ -1,7 +1,7 @@
 """How faithful are a vision transformer's saliency maps? The paper's explanation tests on a list of pictures.
 
 Edit the settings below, or give any of them as a flag: --model_name=vit-small --operations=iia,gae,random
-Start it again and it goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
+Restart it and it resumes; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
 from iia.methods import VIT_OPERATIONS, listing

@@ -1,7 +1,7 @@
 """Do a CNN's saliency maps point into the boxes of VOC's or COCO's objects? Pointing game and energy inside.
 
 Edit the settings below, or give any of them as a flag: --chosen_dataset=coco --model_name=densenet201
-Started again it goes on where it was; torchrun --nproc-per-node=2 pointing_game_cnn.py shares it.
+Restarted it resumes; torchrun --nproc-per-node=2 pointing_game_cnn.py shares it.
 """
 
 from iia.methods import CNN_OPERATIONS, listing

@@ -1,7 +1,7 @@
 """Do a ViT's saliency maps point into the boxes of VOC's or COCO's objects? Pointing game and energy inside.
 
 Edit the settings below, or give any of them as a flag: --chosen_dataset=coco --model_name=vit-small
-Started again it goes on where it was; torchrun --nproc-per-node=2 pointing_game_vit.py shares it.
+Restarted it resumes; torchrun --nproc-per-node=2 pointing_game_vit.py shares it.
 """
 
 from iia.methods import VIT_OPERATIONS, listing

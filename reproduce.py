@@ -1,7 +1,7 @@
 """Every table of the paper by one command, and one page of ours beside the paper's figures.
 
 First see what is there and how long it takes (it times a few pictures): python reproduce.py --dry_run
-Then start it; started again it goes on where it was. What is missing is listed, and the rest is made.
+Then start it; restarted it resumes. What is missing is listed, and the rest is made.
 """
 
 from pathlib import Path

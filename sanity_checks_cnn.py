@@ -1,7 +1,7 @@
-"""Do a CNN's saliency maps depend on what it has learned? Its weights are drawn anew from the top down.
+"""Do a CNN's saliency maps depend on what it has learned? Its weights are randomised from the top down.
 
 Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,gradcam
-Started again it goes on where it was; torchrun --nproc-per-node=2 sanity_checks_cnn.py shares it.
+Restarted it resumes; torchrun --nproc-per-node=2 sanity_checks_cnn.py shares it.
 """
 
 from iia.methods import CNN_OPERATIONS, listing
@@ -16,10 +16,10 @@ FEATURE_LAYER_NUMBER: int | str = "last"    # the layer that is explained: a sta
 operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
 INTERPOLATION_STEPS = 10                    # n, the steps of every path
 quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
-seeds = 5                                   # how often the weights are drawn anew
+seeds = 5                                   # how often the weights are randomised
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
-batch_size = 32                             # rows at once; a fourth of it shares a network drawn anew
+batch_size = 32                             # rows at once; a fourth of it shares a network randomised
 precision = "fp32"                          # or "tf32", "bf16", "fp16": docs/performance.md
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes

@@ -1,7 +1,7 @@
-"""Do a ViT's saliency maps depend on what it has learned? Its weights are drawn anew from the top down.
+"""Do a ViT's saliency maps depend on what it has learned? Its weights are randomised from the top down.
 
 Edit the settings below, or give any of them as a flag: --model_name=vit-small --operations=iia,gae
-Started again it goes on where it was; torchrun --nproc-per-node=2 sanity_checks_vit.py shares it.
+Restarted it resumes; torchrun --nproc-per-node=2 sanity_checks_vit.py shares it.
 """
 
 from iia.methods import VIT_OPERATIONS, listing
@@ -13,11 +13,11 @@ model_name = "vit-base"                     # "vit-base", "vit-small", or any Vi
 operations = ["iia", "iia-triple"]          # the rows of the table: any of those that --help lists
 ITERATION_STEPS: int | None = None          # n, the steps of every path; None = 10, or 5 under "release"
 quadrature = "riemann"                      # the paper's sum; or "trapezoid", "gauss", "graded"
-seeds = 5                                   # how often the weights are drawn anew
+seeds = 5                                   # how often the weights are randomised
 definition = "paper"                        # "paper", or "release" for what the published code computes
 device = "auto"                             # "auto", "cuda", "cuda:1", "mps", "cpu"
 batch_size = 32                             # rows at once; bounds the memory. A quarter as many pictures
-                                            # share each network that is drawn anew
+                                            # share each network that is randomised
 precision = "fp32"                          # or "tf32", "bf16": docs/performance.md
 weights_path: str | None = None             # None for the published weights, or a state dict (.pth,
                                             # .safetensors), of any number of classes

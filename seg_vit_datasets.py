@@ -1,7 +1,7 @@
 """How well a ViT's saliency maps segment ImageNet, COCO or VOC: pixAcc, mIoU, mAP, mF1 and F1.
 
 Edit the settings below, or give any of them as a flag: --chosen_dataset=voc --model_name=vit-small
-Started again it goes on where it was; torchrun --nproc-per-node=2 seg_vit_datasets.py shares it.
+Restarted it resumes; torchrun --nproc-per-node=2 seg_vit_datasets.py shares it.
 """
 
 from iia.methods import VIT_OPERATIONS, listing

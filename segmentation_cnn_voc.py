@@ -1,7 +1,7 @@
 """How well a CNN's saliency maps segment Pascal VOC 2012: pixAcc, mIoU, mAP, mF1 and F1.
 
 Edit the settings below, or give any of them as a flag: --model_name=densenet201 --operations=iia,iia-triple
-Started again it goes on where it was; torchrun --nproc-per-node=2 segmentation_cnn_voc.py shares it.
+Restarted it resumes; torchrun --nproc-per-node=2 segmentation_cnn_voc.py shares it.
 """
 
 from iia.methods import CNN_OPERATIONS, listing

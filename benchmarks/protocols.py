@@ -3,7 +3,7 @@
     python benchmarks/protocols.py --pics_file=mine.txt --images_dir=mine --pictures=200
 
 Prints each protocol's table, the Markdown tables of ranks, and the seconds of one core that a picture took.
-It goes on where it was; under torchrun --nproc-per-node=2 processes share the pictures.
+Restarted it resumes; under torchrun --nproc-per-node=2 processes share the pictures.
 """
 
 import sys

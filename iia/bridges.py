@@ -1,4 +1,4 @@
-"""IIA in the shapes of call that Quantus, captum and grad-cam have, for code that is written for them.
+"""IIA with the interfaces of Quantus, captum and grad-cam, for code that is written for them.
 
     quantus.MaxSensitivity()(network, x, y, explain_func=bridges.quantus_explain)
     NoiseTunnel(bridges.CaptumIIA(network)).attribute(pictures, target=285)

@@ -77,7 +77,7 @@ def of_paths(settings: Settings) -> dict[str, object]:
 def at_least(settings: Settings, **least: int) -> None:
     """Raise UserError where a setting is less than the number given for it, or no whole number.
 
-    One that is None, or that the script has not, is let through.
+    None, or a setting that the script does not have, passes.
     """
     for name, number in least.items():
         value = getattr(settings, name, None)

@@ -53,10 +53,9 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         return_error: also estimate how far each map is from its limit, n → ∞. It costs no pass.
 
     Returns:
-        Maps [B, H, W] in [0, 1] on the pictures' device. A map that said nothing (constant or
-        non-finite) is all zeros. With return_error also the estimates, [B]: of the largest difference in
-        [0, 1] between a finished map and its limit; NaN of a map that said nothing, and where n = 1 leaves
-        nothing to compare.
+        Maps [B, H, W] in [0, 1] on the pictures' device. A map that is constant or not finite is all zeros.
+        With return_error also the estimates, [B]: of the largest difference in [0, 1] between a finished map
+        and its limit; NaN of a map of zeros, and where n = 1 leaves nothing to compare.
 
     Raises:
         UserError: a network that cannot be explained, an unknown operation, definition or layer, classes that
@@ -135,7 +134,7 @@ def distance_to_limit(maps: Tensor, guesses: Sequence[Tensor], steps: int) -> Te
     """How far finished maps [B, H, W] are from their limit, [B]: the largest difference from a guess of it
     (`quadrature_rule`), averaged over the guesses.
 
-    NaN where a map said nothing, or where one step leaves nothing to compare.
+    NaN where a map is constant or not finite, or where one step leaves nothing to compare.
     """
     difference = sum((maps - guess).abs().flatten(1).amax(1) for guess in guesses) / len(guesses)
     return difference.masked_fill(is_degenerate(maps) | (steps == 1), torch.nan)

@@ -25,8 +25,8 @@ from .methods import CNN_OPERATIONS, VIT_OPERATIONS
 from .page import HERE, listed, note, read_note, save_jpeg, save_map, short_hash, write_page
 from .runs import sweep, whole_file
 
-GROWTH = 1.25       # the page is made anew when there are so many times as many rows
-# What two explanations must have alike, besides the definition, to be the same
+GROWTH = 1.25       # the page is rebuilt each time the rows grow by this factor
+# What, besides the definition, two explanations must share to be the same
 HOW = ("weights", "layer", "steps", "quadrature", "baseline", "precision", "picture size", "images_dir")
 
 

@@ -34,7 +34,7 @@ from .runs import computing, pick_device
 from .settings import Settings
 
 METRICS = {"spearman": "rank correlation", "ssim": "SSIM"}
-UNCHANGED = 0.5           # mean rank correlation with all weights drawn anew: above it a method is warned of
+UNCHANGED = 0.5           # mean rank correlation with all weights randomised: above it a method is warned of
 WINDOW = 11               # pixels, SSIM's: a Gaussian of σ = 1.5 (Wang et al., 2004)
 ROWS_A_PICTURE = 4        # a batch has one picture for so many rows, and each batch wraps every network anew
 
@@ -45,7 +45,7 @@ def table(model, settings: Settings) -> int:
 
 
 def tested(model, settings: Settings) -> dict | None:
-    """Compare each operation's maps with those of networks whose weights were drawn anew from the top down.
+    """Compare each operation's maps with those of networks whose weights were randomised from the top down.
 
     Prints the table and writes it to {results_dir}/{pics_file}_{model}_{cut}_{definition}_{hash}/.
 
@@ -143,7 +143,7 @@ def report(summary: dict, folder: Path, title: str) -> None:
     for metric, words in METRICS.items():
         cells = {name + " !" * (name in stay): [with_interval(summary, name, f"{metric} {step}")
                                                 for step in steps] for name in figures}
-        print(f"{words} with the original map, 95 % intervals over pictures; weights drawn anew down to")
+        print(f"{words} with the original map, 95 % intervals over pictures; weights randomised down to")
         print(pd.DataFrame(cells, index=steps).to_string(line_width=120), end="\n\n")
     for name in stay:
         print(f"warning: ! the maps of {name} stay much the same (mean rank correlation above {UNCHANGED}) "
@@ -154,5 +154,5 @@ def report(summary: dict, folder: Path, title: str) -> None:
     curves = {name: {metric: [1, *(own.get(f"{metric} {step}", float("nan")) for step in steps)]
                      for metric in METRICS} for name, own in figures.items()}
     axes = dict.fromkeys(METRICS, np.arange(len(steps) + 1))
-    labels = {metric: ("drawn anew down to", words) for metric, words in METRICS.items()}
+    labels = {metric: ("randomised down to", words) for metric, words in METRICS.items()}
     plots.save_curves(folder / "curves.png", title, axes, curves, labels, ["original", *steps])

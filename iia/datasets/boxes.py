@@ -23,7 +23,7 @@ class Boxes:
     picture's objects, (category, box) each, as they are in the file.
 
     Raises:
-        UserError: of a sample: its picture is missing or broken, it has no box, or one that is none.
+        UserError: of a sample: its picture is missing or broken, it has no box, or an invalid one.
     """
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:

@@ -12,7 +12,7 @@ TOGETHER = 2**22          # numbers at once; bounds the memory
 
 def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float = CONFIDENCE,
               seed: int = 0) -> np.ndarray:
-    """The percentile interval of each column's mean, when the pictures are drawn anew with replacement.
+    """The percentile interval of each column's mean, when the pictures are resampled with replacement.
 
     All columns see the same draws, so the interval of a column of differences is that of a paired comparison.
     Draws of pictures without a value are left out: a column that few pictures have keeps its interval.

@@ -10,8 +10,8 @@ FIRST_COLUMNS = ("index", "id", "operation", "skipped", "degenerate")
 
 
 def frame(rows: list[Row], columns: dict[str, type]) -> pd.DataFrame:
-    """Rows as a table of `columns`, {name: int, float or str}, and the first ones; what a row has not is
-    missing in it."""
+    """Rows as a table of `columns`, {name: int, float or str}, and the first ones; absent values
+    are missing."""
     types = {name: {int: "Int64", float: "float64", str: "str"}[kind] for name, kind in columns.items()}
     return pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *types]).astype(types)
 
@@ -44,7 +44,7 @@ def mean_distances(rows: pd.DataFrame, operations: Sequence[str]) -> dict[str, f
 
 
 def in_words(metrics: Metrics, names: Iterable[str], scale: float = 1) -> str:
-    """Some metrics of each operation, as the progress bar says them."""
+    """Some metrics of each operation, for the progress bar."""
     def of_one(own: dict[str, float]) -> list[str]:
         return [f"{name} {own[name] * scale:.4g}" for name in names if name in own]
     return " | ".join(" ".join([operation, *of_one(own)]) for operation, own in metrics.items())

@@ -37,7 +37,7 @@ from .identity import digest
 from .rows import FIRST_COLUMNS, Metrics, Row, frame, measured, skip_message, unread
 
 TABLE = 2**40   # what the table itself is claimed as; no batch has this number
-GROWTH = 1.1    # the progress bar's metrics are made anew when there are so many times as many rows
+GROWTH = 1.1    # the progress bar's metrics are rebuilt each time the rows grow by this factor
 
 
 class Run:
@@ -163,7 +163,7 @@ class Run:
 
         Args:
             rows: {"index", "operation", **columns} for each of the batch's pictures and each operation.
-                "degenerate": 1 marks a map that said nothing; "skipped": "why", without the columns, what
+                "degenerate": 1 marks a map of zeros; "skipped": "why", without the columns, what
                 cannot be measured.
 
         Raises:

@@ -78,7 +78,7 @@ def metrics(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def metric_intervals(rows: pd.DataFrame) -> dict[str, list[float]]:
-    """The ends [low, high] of each metric's interval, when the pictures are drawn anew with replacement; rows
+    """The ends [low, high] of each metric's interval, when the pictures are resampled with replacement; rows
     as `metrics`."""
     own = rows.assign(f1=picture_f1(rows))[["tp", "fp", "fn", "tn", "ap", "row_f1", "f1"]]
     tp, fp, fn, tn, *means = (draws(len(rows)) @ own.to_numpy(float) / len(rows)).T              # [R] each

@@ -100,7 +100,7 @@ class BlockPass:
 
 
 def head_relevance(model: ViT, tokens: Tensor, y: Tensor, eps: float | None) -> Tensor:
-    """The relevance of the last block's output tokens: what the head reads of them has it all."""
+    """The relevance of the last block's output tokens: all of it is on the tokens that the head reads."""
     net, norm, count = model.network, model.network.norm, model.passes.read
     read = tokens[:, :count]
     read = F.layer_norm(read, norm.normalized_shape, norm.weight, norm.bias, eps or norm.eps) \

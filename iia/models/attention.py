@@ -22,7 +22,7 @@ class Passed:
     """A pass that has come through `blocks` blocks.
 
     recorded: their attention [B, heads, N, N], in the graph of `kept`, their outputs. put: what takes the
-    place of attention where the pass is not gone on with, but made anew.
+    place of attention where the pass is rerun from the start.
     """
     x: Tensor
     blocks: int
@@ -133,5 +133,5 @@ class AnyPass:
 
 
 def own_memory(output: object) -> object:
-    """What a block returned, so that nobody writes to it."""
+    """A copy of what a block returned, so that later in-place writes cannot change it."""
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)

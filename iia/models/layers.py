@@ -51,7 +51,7 @@ class Layer:
 class Traced:
     """A pass that was looked at. layers: at which the network can be cut, in the order of their computation.
     calls: all of them. head: the name of the linear layer whose output the logits are, if any.
-    values: of the layers, [2, C, h, w], which nobody wrote to later."""
+    values: of the layers, [2, C, h, w], not overwritten later."""
     layers: list[Layer]
     calls: list[Call]
     head: str | None

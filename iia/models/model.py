@@ -96,7 +96,7 @@ class Model(nn.Module):
         return made
 
     def class_name(self, number: int) -> str:
-        """The name of a class, "class 3" where the network brings none."""
+        """The name of a class, "class 3" if the network has no labels."""
         return self.labels[number] if self.labels else f"class {number}"
 
 

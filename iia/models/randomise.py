@@ -1,4 +1,4 @@
-"""Copies of a network whose weights are drawn anew, part by part from the logits down to the picture
+"""Copies of a network whose weights are randomised, part by part from the logits down to the picture
 (METHOD.md, section 8)."""
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ LARGEST = 1000            # more parts than any network has
 
 
 def randomised(model: CNN | ViT, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """For each of `parts`, its name, and the network with it and all parts before it drawn anew.
+    """For each of `parts`, its name, and the network with it and all parts before it randomised.
 
     It is one copy that changes from step to step, on the CPU; the same seed draws the same on every device.
     """
@@ -60,7 +60,7 @@ def rewrapped(network: nn.Module, model: CNN | ViT) -> CNN | ViT:
 
 
 def parts(model: CNN | ViT) -> dict[str, list[str]]:
-    """What is drawn anew at each step, from the logits down: {part: names of the modules with its weights}.
+    """What is randomised at each step, from the logits down: {part: names of the modules with its weights}.
 
     First come, one by one, the modules behind the last stage or block; then the stages (`model.stage_names`)
     or blocks, each with what is computed since the one before it; those without weights are left out. What

@@ -32,7 +32,7 @@ class ViT(Model):
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
                  labels: list[str] | None = None) -> None:
-        if whole.attends < 2:                  # a CNN is told without a pass of its own
+        if whole.attends < 2:                  # recognises a CNN without another pass
             raise NotAViT(f"{whole.name} shows no attention between patches")
         super().__init__(whole, name, mean, std, precision, labels)
         if precision == "fp16":
@@ -98,7 +98,7 @@ class ViT(Model):
 
 
 def is_plain(network: nn.Module) -> bool:
-    """Whether it is timm's VisionTransformer of plain blocks, to which nobody did anything."""
+    """Whether it is timm's VisionTransformer of plain blocks, unmodified."""
     plain = isinstance(network, VisionTransformer) and len(network.blocks) > 2 and all(
         type(block) is Block and type(block.attn) is Attention and type(block.attn.qkv) is nn.Linear
         and block.attn.gate is None for block in network.blocks)
