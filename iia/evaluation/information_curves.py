@@ -9,7 +9,7 @@ lossless WebP file.
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class CurveEndpoints:
     pixels: the pictures, uint8 [B, H, W, C].
     kept: the pixels that every blurred picture keeps, bool [B, H, W].
     blurred_size, size: bytes as WebP, float64 [B]. blurred, original: answers, [B, 2] as `ask`.
+    seen: the bytes and the answer [2] of what maps have shown, by (picture, exact, mask): maps that show the
+    same need it once.
     """
     pixels: np.ndarray
     kept: np.ndarray
@@ -46,6 +48,7 @@ class CurveEndpoints:
     size: Tensor
     blurred: Tensor
     original: Tensor
+    seen: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def usable(self, name: str, sure: Sure) -> Tensor:
         """Which pictures have the curve, bool [B]: the network is sure of the class, and blurring takes away
@@ -104,19 +107,32 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
 
     shown = most_relevant(maps[rows.to(maps.device)], thresholds)                           # [R, T, H, W]
     shown |= endpoints.kept[rows.numpy(), None]
-    steps = shown.shape[1]
-    originals = endpoints.pixels[rows.numpy()].repeat(steps, 0)
-    filled, sizes = fill_all(originals, shown.reshape(-1, *shown.shape[2:]), exact)
-    asked = classes[rows.to(classes.device)].repeat_interleave(steps)
-    answers = ask(model, from_pixels(model, filled, pictures), asked, batch_size)
-    answers = answers.cpu().double().view(len(rows), steps, 2)                              # [R, T, 2]
+    sizes, answers = see(model, pictures, classes, endpoints, rows, shown, batch_size, exact)
     low, high = endpoints.blurred_size[rows, None], endpoints.size[rows, None]
-    information = ((sizes.view(len(rows), steps) - low) / (high - low)).clamp(0, 1)
+    information = ((sizes - low) / (high - low)).clamp(0, 1)
     for name, column in columns.items():
         low, high = endpoints.blurred[rows, column, None], endpoints.original[rows, column, None]
         regained = ((answers[..., column] - low) / (high - low)).clamp(0, 1).cummax(1).values
         curves[name][rows] = torch.where(usable[name][rows, None], join(information, regained), torch.nan)
     return curves
+
+
+def see(model, pictures: Tensor, classes: Tensor, endpoints: CurveEndpoints, rows: Tensor, shown: np.ndarray,
+        batch_size: int, exact: bool) -> tuple[Tensor, Tensor]:
+    """The bytes [R, T] and the answers [R, T, 2] of the pictures `rows` [R], filled in from what is shown of
+    them, bool [R, T, H, W]; from `endpoints.seen` where another map has shown the same."""
+    owner = rows.repeat_interleave(shown.shape[1])
+    masks = shown.reshape(-1, *shown.shape[2:])
+    keys = [(row, exact, np.packbits(mask).tobytes()) for row, mask in zip(owner.tolist(), masks)]
+    new = {key: k for k, key in enumerate(keys) if key not in endpoints.seen}
+    if new:
+        some = list(new.values())
+        filled, sizes = fill_all(endpoints.pixels[owner[some].numpy()], masks[some], exact)
+        asked = classes[owner[some].to(classes.device)]
+        answers = ask(model, from_pixels(model, filled, pictures), asked, batch_size).cpu().double()
+        endpoints.seen.update(zip(new, zip(sizes, answers)))
+    sizes, answers = (torch.stack(values) for values in zip(*(endpoints.seen[key] for key in keys)))
+    return sizes.view(len(rows), -1), answers.view(len(rows), -1, 2)
 
 
 def information_area(curves: Tensor) -> Tensor:
