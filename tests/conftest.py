@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:                 # processes beside each other: a thread each
@@ -12,10 +13,13 @@ import torch
 import torchvision.models as tv
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from tqdm import tqdm
 
 import iia
 from iia.datasets.photographs import photograph
 
+# tqdm's lock is shared with forked processes: one that is killed while it has it would stop all others.
+os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")       # the same figures on every machine
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

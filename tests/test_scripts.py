@@ -86,7 +86,7 @@ def test_the_default_network_falls_back_but_a_named_one_does_not(folder, no_weig
 
 @pytest.mark.parametrize("flag, said", [
     ("--operations=iia,iia-tripel", "Did you mean 'iia-triple'"),
-    ("--FEATURE_LAYER_NUMBER=10", "9 bn2"), ("--definition=papers", "Did you mean 'paper'"),
+    ("--FEATURE_LAYER_NUMBER=10", "9 (bn2)"), ("--definition=papers", "Did you mean 'paper'"),
     ("--batch_size=0", "at least 1"), ("--weights_path=absent.pth", "absent.pth"),
     ("--device=tpu", "cannot be used here"), ("--precision=fp8", "fp32, bf16"),
     ("--max_images=0", "at least 1"), ("--per_class=0", "at least 1"), ("--every_nth=0", "at least 1"),
