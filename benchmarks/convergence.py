@@ -24,7 +24,7 @@ model_name = "efficientnet_lite0"       # any network whose weights are at hand;
                                         # are those that tests/test_pointing.py trains, on its pictures
 layer: int | str = "last"               # where a CNN is cut
 operation = "iia"                       # an operation of IIA
-steps = "3,5,10,20,50"                  # n; each rule has n + 1 points
+steps = "3,5,10,20,50"                  # n
 limit = 100                             # n of the graded points that stand for the limit
 images_dir = "data/ILSVRC2012_img_val"
 pics_file = "data/pics.txt"

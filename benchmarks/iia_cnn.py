@@ -34,7 +34,7 @@ loop_rounds = 1                 # it is slow, and has a round to warm up; 0 leav
 device = "auto"                 # "auto", "cuda", "cpu"
 # ----------------------------------------------------------------------------------------------
 NAMES = {"iia": "IIA2", "iia-triple": "IIA3"}
-# Rules that are as near to the integral as the paper's sum with n = 10 (docs/results.md), and their n.
+# Rules about as near to the integral as the paper's sum with n = 10 (docs/results.md), and their n.
 QUICKER = {"iia": {"gauss": 7, "graded": 6}, "iia-triple": {"gauss": 5, "graded": 4}}
 
 

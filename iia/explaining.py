@@ -47,8 +47,7 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         steps: n, the steps of every path; None for 10 (a ViT's under "release": 5).
         batch_size: how many rows go through the network at once; it bounds the memory and never changes the
             result.
-        quadrature: "riemann", the paper's sum, "trapezoid", "gauss" or "graded", which comes nearest to the
-            integral; n + 1 points each, but n on a layer's path where it is "graded".
+        quadrature: "riemann", the paper's sum, "trapezoid", "gauss" or "graded" (METHOD.md, section 3).
         baseline: where a CNN layer's path begins: "spatial-minimum", "channel-minimum", "zero" or "mean".
         return_error: also estimate how far each map is from its limit, n → ∞. It costs no pass.
 
@@ -123,9 +122,8 @@ def explain_and_measure(model: nn.Module, pictures: Tensor, classes: Tensor | Se
 
     options: of `explain`.
     """
-    operation, definition = str(operation).lower(), str(options.get("definition", "paper")).lower()
-    check_choice("operation", operation, operations(model))
-    limit = definition == "paper" and operations(model)[operation].integral
+    row, _, chosen = prepare(model, operation, **options)
+    limit = row.integral and chosen.definition == "paper"
     found = explain(model, pictures, classes, operation, return_error=limit, **options)
     return found if limit else (found, torch.full((len(found),), torch.nan))
 

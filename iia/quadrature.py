@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Maps converge as n^-order (measured: docs/results.md). KEPT: the points that are in both half rules.
+# By ORDER, p, two maps make a guess of the limit. It was chosen by how near the estimated distance is to the
+# true one on photographs (docs/results.md). KEPT: the points that are in both half rules.
 ORDER = {"riemann": 1.7, "trapezoid": 1.6, "gauss": 2, "graded": 2}
 KEPT = {"trapezoid": (0, -1), "gauss": (), "graded": (0,)}
 QUADRATURES = tuple(ORDER)
@@ -44,7 +45,7 @@ def quadrature_rule(n: int, like: Tensor, quadrature: str = "riemann", guesses: 
     cells that end at (k / (n + 1))², and 0 for the first: a picture's path changes most where it is dark.
 
     `guesses` adds two guesses of the limit, by Richardson: the rule of every second point, of the even or of
-    the odd ones, is 2^order times as far from it.
+    the odd ones, is taken to be 2^p times as far from it.
     """
     a, w = points(n, quadrature), weights(n, quadrature, np.arange(n + 1))
     if guesses:

@@ -70,8 +70,8 @@ class CNN(Model):
         tail = self.segment(self.quick, self.cut_of(self._stages[-1]), None)
         self.way = "skipping" if tail.skips else "whole"
 
-    def forget(self) -> None:
-        super().forget()
+    def clear_caches(self) -> None:
+        super().clear_caches()
         for kept in (self._segments, self._values, self._at_zero):
             kept.clear()
         self.in_half = half_copy(self.quick, self.half) if self.half else None    # which was converted, too

@@ -58,14 +58,18 @@ class Model(nn.Module):
 
     def _apply(self, *args: object, **kwargs: object) -> "Model":
         """As torch's (`to`, `float`, `double`); what was computed with the numbers before is forgotten."""
-        before = [tensor.data_ptr() for tensor in self.parameters()]
+        before = self._places()
         super()._apply(*args, **kwargs)
-        if before != [tensor.data_ptr() for tensor in self.parameters()]:
-            self.forget()
+        if self._places() != before:
+            self.clear_caches()
         return self
 
-    def forget(self) -> None:
-        """Let go of all that was computed with the network's numbers."""
+    def _places(self) -> list[int]:
+        """Where the network's numbers lie in memory."""
+        return [tensor.data_ptr() for tensor in itertools.chain(self.parameters(), self.buffers())]
+
+    def clear_caches(self) -> None:
+        """Forget all that was computed with the network's numbers."""
         self._sizes.clear()
 
     @torch.inference_mode(False)

@@ -60,8 +60,8 @@ class ViT(Model):
         self.way = "rows" if self.by_rows else "skipping" if self.passes.replays else "whole"
         forget(whole.calls)
 
-    def forget(self) -> None:
-        super().forget()
+    def clear_caches(self) -> None:
+        super().clear_caches()
         self.contributions_at_zero.clear()
 
     @property
