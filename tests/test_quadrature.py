@@ -45,7 +45,7 @@ def test_a_rule_comes_to_the_integral(quadrature):
 
 @pytest.mark.parametrize("quadrature, n", [
     ("riemann", 1), ("trapezoid", 1), ("gauss", 1), ("graded", 1),
-    ("gauss", 0)])                                # n = 1 of "graded" asks for a single point on a layer's path
+    ("gauss", 0)])                    # n = 1 of "graded" asks for a single point on a layer's path
 def test_a_path_of_a_point_or_two_has_guesses_too(quadrature, n):
     rule = quadrature_rule(n, DOUBLE, quadrature, guesses=True)
     assert rule.w.shape == (3, n + 1) and rule.w.isfinite().all()
