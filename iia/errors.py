@@ -1,7 +1,8 @@
 """Errors that a user can fix: each is one clear sentence that says what to do."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import ModuleType
 
@@ -32,21 +33,36 @@ def check_choice(kind: str, name: str, allowed: Iterable[str]) -> str:
     return name
 
 
-def needed(module: str, what: str, extra: str, package: str | None = None) -> ModuleType:
-    """An optional library, that `what` needs; raises UserError where it is not installed.
+def needed(module: str, user: str, extra: str, package: str | None = None) -> ModuleType:
+    """Import an optional library that `user` needs; raise UserError where it is not installed.
 
-    extra: of iia, that has it. package: what pip calls it, where that is not its module's name.
+    extra: the extra of iia that installs it. package: pip's name for it, where the module has another.
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as why:
-        own = module.partition(".")[0]
-        if str(why.name).partition(".")[0] != own:
+        library = module.partition(".")[0]
+        if str(why.name).partition(".")[0] != library:
             raise
-        raise UserError(f"{what} needs the package {package or own}, which is not installed: pip install "
-                        f"{package or own} (the extra iia[{extra}] has all of them).") from why
+        raise UserError(f"{user} needs the package {package or library}, which is not installed: pip install "
+                        f"{package or library} (the extra iia[{extra}] has all of them).") from why
+
+
+@contextlib.contextmanager
+def rephrased(failure: str, remedy: str = "", kind: type[UserError] = UserError) -> Iterator[None]:
+    """Raise "{failure} ({reason}){remedy}" where the block fails to read what others wrote.
+
+    Every exception counts, since readers raise whatever a broken file leads them to. A UserError that the
+    block raises says enough already, and passes as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as why:
+        raise kind(f"{failure} ({type(why).__name__}: {first_line(why)}){remedy}") from why
 
 
 def first_line(why: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of what an error says."""
     return (str(why).splitlines() or [type(why).__name__])[0][:150].rstrip(".")

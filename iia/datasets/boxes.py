@@ -1,29 +1,30 @@
 """The boxes around the objects of VOC 2012 and COCO val2017, for the pointing game (METHOD.md, section 8)."""
 
-from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCDetection
 
+from ..errors import rephrased
 from .coco import Coco
 from .pictures import normalise, squash
 from .segmentation import SampleError
 from .voc import Voc
 from .wordnet import imagenet_classes
 
-Box = tuple[float, float, float, float]    # its edges (left, top, right, bottom) in pixels from the corner
-OVER = 1                                   # pixels by which a box may leave its picture, by rounding
+Box = tuple[float, float, float, float]    # (left, top, right, bottom) in pixels from the upper left corner
+ROUNDING = 1                               # pixels by which a box may reach beyond its picture
 
 
 class Boxes:
-    """Samples (picture [C, H, W] normalised, the file's (width, height) [2], id); `boxes(index)` are a
-    picture's objects, (category, box) each, as they are in the file.
+    """Samples (picture [C, H, W] normalised, the file's (width, height) [2], id); `boxes(index)` are the
+    objects of a picture, each as (category, box), in the pixels of the file.
 
     Raises:
-        UserError: of a sample: its picture is missing or broken, it has no box, or an invalid one.
+        UserError: by a sample whose picture is missing or broken, or which has no box or an invalid one.
     """
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
@@ -36,20 +37,18 @@ class Boxes:
 class VocBoxes(Boxes, Voc):
     """The 5,823 pictures of VOC's detection val set, those marked "difficult" too; read by torchvision."""
 
-    listed, answers = Path("ImageSets", "Main", "val.txt"), "Annotations/2007_000033.xml"
+    picture_list = "ImageSets/Main/val.txt"
+    layout = {picture_list: "", "JPEGImages": "/2007_000033.jpg ...", "Annotations": "/2007_000033.xml ..."}
 
     def boxes(self, index: int) -> list[tuple[str, Box]]:
         path = self.folder / "Annotations" / f"{self.ids[index]}.xml"
-        try:
-            read = VOCDetection.parse_voc_xml(ElementTree.parse(path).getroot())["annotation"]
-            return [(each["name"], voc_box(each["bndbox"])) for each in read["object"]]
-        except Exception as why:                 # whatever a malformed file led the reader to
-            raise SampleError(f"{path} cannot be read as VOC's annotation "
-                              f"({type(why).__name__}: {why})") from why
+        with rephrased(f"{path} cannot be read as VOC's annotation", kind=SampleError):
+            annotation = VOCDetection.parse_voc_xml(ElementTree.parse(path).getroot())["annotation"]
+            return [(each["name"], voc_box(each["bndbox"])) for each in annotation["object"]]
 
 
 def voc_box(edges: dict[str, str]) -> Box:
-    """VOC counts pixels from 1, and a box's last ones are in it."""
+    """A box of VOC, which counts pixels from 1 and includes a box's last row and column."""
     return (float(edges["xmin"]) - 1, float(edges["ymin"]) - 1, float(edges["xmax"]), float(edges["ymax"]))
 
 
@@ -57,30 +56,24 @@ class CocoBoxes(Boxes, Coco):
     """val2017's pictures with at least one annotation, crowds too."""
 
     def boxes(self, index: int) -> list[tuple[str, Box]]:
-        number = self.numbers[index]
-        try:
-            found = [(str(self.coco.cats[own["category_id"]]["name"]), list(map(float, listed(own["bbox"]))))
-                     for own in self.coco.imgToAnns[number]]
-            return [(name, (x, y, x + width, y + height)) for name, (x, y, width, height) in found]
-        except (KeyError, TypeError, ValueError, OverflowError) as why:
-            raise SampleError(f"an annotation of picture {number} has no box or no category that exists "
-                              f"({type(why).__name__}: {why})") from why
-
-
-def listed(edges: object) -> list:
-    """A bbox; raises TypeError where it is no list: of a text the digits would be numbers."""
-    if not isinstance(edges, list):
-        raise TypeError(f"{type(edges).__name__} for a list")
-    return edges
+        number, boxes = self.numbers[index], []
+        with rephrased(f"an annotation of picture {number} has no box or no category that exists",
+                       kind=SampleError):
+            for annotation in self.coco.imgToAnns[number]:
+                x, y, width, height = np.asarray(annotation["bbox"], dtype=np.float64).tolist()
+                category = self.coco.cats[annotation["category_id"]]
+                boxes.append((str(category["name"]), (x, y, x + width, y + height)))
+        return boxes
 
 
 def check(boxes: list[tuple[str, Box]], size: tuple[int, int]) -> None:
-    """Raise UserError where there is no box, or one outside its picture of `size` (width, height), or of a
-    category that does not exist."""
+    """Raise UserError where there is no box, where one lies outside its picture of `size` (width, height), or
+    where its category does not exist."""
     if not boxes:
         raise SampleError("the picture has no box")
     for category, (left, top, right, bottom) in boxes:
         imagenet_classes(category)
-        if not (-OVER <= left < right <= size[0] + OVER and -OVER <= top < bottom <= size[1] + OVER):
+        if not (-ROUNDING <= left < right <= size[0] + ROUNDING
+                and -ROUNDING <= top < bottom <= size[1] + ROUNDING):
             raise SampleError(f"a box of {category!r}, ({left:g}, {top:g}) to ({right:g}, {bottom:g}), does "
                               f"not lie in its picture of {size[0]} x {size[1]}")

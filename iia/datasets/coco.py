@@ -1,4 +1,4 @@
-"""COCO val2017: everything that is annotated in a picture is the object."""
+"""COCO val2017, where everything that is annotated in a picture is the object."""
 
 import contextlib
 import io
@@ -7,36 +7,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, needed
+from ..errors import UserError, needed, rephrased
 from .pictures import open_picture
-from .segmentation import SampleError, SegmentationDataset, missing
+from .segmentation import SampleError, SegmentationDataset
 
-FETCH = ("http://images.cocodataset.org/zips/val2017.zip (0.8 GB) and\n"
-         "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (0.25 GB),\n"
-         "and unpack both there,")
+INSTANCES, PICTURES = "annotations/instances_val2017.json", "val2017"
 
 
 class Coco(SegmentationDataset):
-    """val2017's pictures with at least one annotation, by ascending id; crowds count.
+    """The pictures of val2017 with at least one annotation, by ascending id; crowds count too."""
 
-    Raises:
-        UserError: the data set is not there, or its annotation file cannot be read.
-    """
+    name, title, default_root = "coco", "COCO val2017", "data/COCO"
+    places, layout = ("", "2017"), {INSTANCES: "", PICTURES: "/000000000139.jpg ... (5,000 pictures)"}
+    fetch = ("http://images.cocodataset.org/zips/val2017.zip (0.8 GB) and\n"
+             "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (0.25 GB),\n"
+             "and unpack both there,")
 
-    name, default_root = "coco", "data/COCO"
-
-    def open(self, root: Path) -> None:
-        annotations, self.pictures = find(root)
+    def open(self, folder: Path) -> None:
+        annotations, self.pictures = folder / INSTANCES, folder / PICTURES
         COCO = needed("pycocotools.coco", "the data set", "segmentation").COCO
         self.sources = [annotations]
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):        # it tells what it is doing
-                self.coco = COCO(str(annotations))
+        with (rephrased(f"{annotations} cannot be read as COCO's instances", ": it is cut short or another "
+                        "file. Unpack it again from annotations_trainval2017.zip."),
+              contextlib.redirect_stdout(io.StringIO())):          # it tells what it is doing
+            self.coco = COCO(str(annotations))
             self.numbers = sorted(self.coco.imgToAnns)
-        except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError) as why:
-            reason = f"{type(why).__name__}: {why}"
-            raise UserError(f"{annotations} cannot be read as COCO's instances ({reason}): it is cut short "
-                            "or another file. Unpack it again from annotations_trainval2017.zip.") from why
         if not self.numbers:
             raise UserError(f"{annotations} annotates no picture.")
         self.ids = [str(number) for number in self.numbers]
@@ -45,52 +40,36 @@ class Coco(SegmentationDataset):
         number = self.numbers[index]
         if number not in self.coco.imgs:
             raise SampleError(f"picture {number} has annotations, but is not in the list of pictures")
-        listed = self.coco.imgs[number]
-        picture = open_picture(self.pictures / str(listed.get("file_name")))
-        if (listed.get("width"), listed.get("height")) != picture.size:
-            raise SampleError(f"picture {number} is listed as {listed.get('width')} x {listed.get('height')}"
-                              f", but is {picture.width} x {picture.height}")
+        file_name, width, height = map(self.coco.imgs[number].get, ("file_name", "width", "height"))
+        picture = open_picture(self.pictures / str(file_name))
+        if (width, height) != picture.size:
+            raise SampleError(f"picture {number} is listed as {width} x {height}, but is "
+                              f"{picture.width} x {picture.height}")
         return picture
 
     def picture_and_mask(self, index: int) -> tuple[Image.Image, np.ndarray]:
         number, picture = self.numbers[index], self.picture(index)
-        try:
-            shapes = [good_parts(own.get("segmentation"), picture.height, picture.width)
-                      for own in self.coco.imgToAnns[number]]
+        with rephrased(f"an annotation of picture {number} cannot be decoded", kind=SampleError):
+            shapes = [good_parts(annotation.get("segmentation"), picture.height, picture.width)
+                      for annotation in self.coco.imgToAnns[number]]
             masks = [self.coco.annToMask({"image_id": number, "segmentation": shape})
                      for shape in shapes if shape]
             if not masks:
                 raise ValueError("none has a shape")
-        except Exception as why:  # pycocotools raises whatever the malformed list led it to, bare ones too
-            raise SampleError(f"an annotation of picture {number} cannot be decoded "
-                              f"({type(why).__name__}: {why})") from why
         return picture, np.any(masks, axis=0)
 
     def categories(self, index: int) -> set[str]:
-        annotated, kinds = self.coco.imgToAnns[self.numbers[index]], self.coco.cats
-        return {str(kinds[own["category_id"]].get("name")) for own in annotated
-                if kinds and own.get("category_id") in kinds}
-
-
-def find(root: Path) -> tuple[Path, Path]:
-    """The annotation file and the pictures' folder."""
-    for folder in (root, root / "2017"):
-        annotations, pictures = folder / "annotations" / "instances_val2017.json", folder / "val2017"
-        if annotations.is_file() and pictures.is_dir():
-            return annotations, pictures
-    raise missing("COCO val2017", root, FETCH, f"""
-{root}/
-  annotations/instances_val2017.json
-  val2017/000000000139.jpg ... (5,000 pictures)
-""")
+        known = self.coco.cats
+        numbers = [annotation.get("category_id") for annotation in self.coco.imgToAnns[self.numbers[index]]]
+        return {str(known[number].get("name")) for number in numbers if number in known}
 
 
 def good_parts(segmentation: list | dict | None, height: int, width: int) -> list | dict | None:
-    """What of an annotation pycocotools may decode: a polygon's parts of three points and more, or a
+    """What pycocotools may decode of an annotation: the parts of a polygon with at least three points, or a
     run-length code.
 
-    Nothing else is checked there: it reads beyond a code that does not fill its mask, or never comes back,
-    and needs memory for coordinates that are far outside the picture.
+    pycocotools checks nothing itself. It reads beyond a code that does not fill its mask, or never comes
+    back, and it needs memory for coordinates that are far outside the picture.
 
     Raises:
         ValueError, TypeError, KeyError: the annotation is malformed.
@@ -100,7 +79,7 @@ def good_parts(segmentation: list | dict | None, height: int, width: int) -> lis
     if isinstance(segmentation, list):
         parts = [np.asarray(part, dtype=np.float64) for part in segmentation]
         far = 2 * max(height, width)
-        # nor NaN
+        # NaN fails the comparison too
         if any(part.ndim != 1 or len(part) % 2 or not (np.abs(part) <= far).all() for part in parts):
             raise ValueError("a polygon of other than points in the picture")
         return [part.tolist() for part in parts if len(part) >= 6]
@@ -108,7 +87,7 @@ def good_parts(segmentation: list | dict | None, height: int, width: int) -> lis
     lengths = counts if isinstance(counts, list) else runs(counts)
     if list(segmentation["size"]) != [height, width]:
         raise ValueError("a mask of another size")
-    if not all(type(length) is int for length in lengths):           # it would cut fractions off
+    if not all(type(length) is int for length in lengths):           # pycocotools would cut fractions off
         raise TypeError("a run-length code of other than whole numbers")
     if min(lengths) < 0 or sum(lengths) != height * width:
         raise ValueError("a run-length code that does not fill its mask")
@@ -118,8 +97,8 @@ def good_parts(segmentation: list | dict | None, height: int, width: int) -> lis
 def runs(code: str | bytes) -> list[int]:
     """The lengths of the runs in a compressed code.
 
-    A character holds five bits of a number, the lowest first; its sixth bit says that more follow. From the
-    fourth number on it is the difference from the run before the last.
+    A character holds five bits of a number, the lowest first, and a sixth bit that says whether more follow.
+    From the fourth number on, each is the difference from the run before the last.
     """
     lengths, number, shift = [], 0, 0
     for character in code.encode() if isinstance(code, str) else code:

@@ -9,10 +9,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from ..errors import UserError
+from ..errors import UserError, rephrased
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}      # as what a picture is read, by the network's channels
-Size = int | tuple[int, int]               # of a picture in pixels: a square's side, or (height, width)
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}      # Pillow's mode of a picture, by the network's channels
+Size = int | tuple[int, int]               # of a picture in pixels: the side of a square, or (height, width)
 
 
 class PictureError(UserError):
@@ -23,7 +23,7 @@ def mode_of(channels: int) -> str:
     """Pillow's mode of pictures with so many channels.
 
     Raises:
-        UserError: no picture file has so many.
+        UserError: picture files do not have so many.
     """
     if channels not in MODES:
         raise UserError(f"the network reads pictures of {channels} channels, but picture files have "
@@ -38,33 +38,27 @@ def open_picture(path: str | Path, channels: int = 3, upright: bool = False) -> 
         upright: turn a photograph as its camera says (EXIF); else it is read as stored.
 
     Raises:
-        PictureError: it is missing or cannot be decoded, or its grey levels have no scale that is known.
-        UserError: no such number of channels.
+        PictureError: it is missing or cannot be decoded, or the scale of its grey levels is unknown.
+        UserError: picture files do not have so many channels.
     """
     mode = mode_of(channels)
-    try:
-        if Path(path).exists() and not Path(path).is_file():       # a folder, or a pipe, which never ends
-            raise PictureError(f"{path} is no file")
+    with rephrased(f"{path} cannot be decoded as a picture", kind=PictureError):
+        if not Path(path).is_file():                       # a folder, or a pipe, which would never end
+            raise PictureError(f"{path} is {'no file' if Path(path).exists() else 'missing'}")
         with Image.open(path) as picture:
             picture.load()
-            grey = in_8_bits(picture, path) if picture.mode[0] in "IF" else picture
-            return (ImageOps.exif_transpose(grey) if upright else grey).convert(mode)
-    except PictureError:
-        raise
-    except FileNotFoundError as why:
-        raise PictureError(f"{path} is missing") from why
-    except Exception as why:           # each of Pillow's readers has errors of its own
-        raise PictureError(f"{path} cannot be decoded as a picture ({type(why).__name__})") from why
+            levels = in_8_bits(picture, path) if picture.mode[0] in "IF" else picture
+            return (ImageOps.exif_transpose(levels) if upright else levels).convert(mode)
 
 
 def in_8_bits(picture: Image.Image, path: str | Path) -> Image.Image:
     """A picture of 16 or 32 bits a pixel, whole numbers or floating point, as grey levels 0..255.
 
-    Pillow's own conversion cuts such values off at 255. A PNG's levels, and those of 16 bits, go to 65535; of
-    others the largest value tells the scale.
+    Pillow's own conversion cuts such values off at 255. The levels of a PNG, and those of 16 bits, go to
+    65535; the scale of others is told by their largest value.
 
     Raises:
-        PictureError: the values have no scale that is known.
+        PictureError: the values fit no known scale.
     """
     levels = np.asarray(picture, dtype=np.float64)
     low, high = levels.min(), levels.max()
@@ -77,26 +71,21 @@ def in_8_bits(picture: Image.Image, path: str | Path) -> Image.Image:
     if not (np.isfinite(levels).all() and 0 <= low and high <= top):
         raise PictureError(f"{path} has grey levels from {low:g} to {high:g}, whose scale is not known; "
                            "save it with 8 bits a pixel, or as 0..1")
-    made = Image.fromarray((levels * (255 / top)).round().astype(np.uint8))
-    made.info = dict(picture.info)
-    return made
+    scaled = Image.fromarray((levels * (255 / top)).round().astype(np.uint8))
+    scaled.info = dict(picture.info)                       # exif_transpose looks there
+    return scaled
 
 
 def squash(picture: Image.Image, size: Size = 224) -> Tensor:
     """The whole picture at this size (no crop, bilinear with antialias), [C, height, width] in [0, 1]."""
-    return TF.to_tensor(TF.resize(picture, list(sides(size))))
-
-
-def sides(size: Size) -> tuple[int, int]:
-    """A size as (height, width)."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+    return TF.to_tensor(TF.resize(picture, list(parse_size(size))))
 
 
 def parse_size(image_size: Size | str | None) -> tuple[int, int] | None:
-    """A size from the setting, a number or "height,width", as (height, width).
+    """A size as (height, width): a number for a square, two of them, or the setting's "height,width".
 
     Raises:
-        UserError: it is neither.
+        UserError: it is none of these.
     """
     if image_size is None:
         return None
@@ -113,8 +102,7 @@ def parse_size(image_size: Size | str | None) -> tuple[int, int] | None:
 
 def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Raw pictures [..., C, H, W] in [0, 1] -> what the network reads."""
-    mean, std = (pictures.new_tensor(value).view(-1, 1, 1) for value in (mean, std))
-    return (pictures - mean) / std
+    return TF.normalize(pictures, mean, std)
 
 
 def denormalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -124,8 +112,8 @@ def denormalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """A normalisation of three channels for another number of them: one has their mean, a fourth has it
-    too."""
+    """The means or deviations of three channels for another number of them; one channel, and each beyond the
+    third, takes their average."""
     values, mean = tuple(values), sum(values) / len(values)
     return (mean,) * channels if channels < len(values) else values + (mean,) * (channels - len(values))
 
@@ -144,8 +132,8 @@ def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
                         f"{type(model).__name__}.")
     paths = list(paths) if isinstance(paths, Iterable) else [paths]
     if not all(isinstance(path, (str, Path)) for path in paths):
-        raise UserError("paths are names of picture files; iia.explain takes the tensor of a picture that is "
-                        "read already.")
+        raise UserError("paths are names of picture files; a picture that is a tensor already goes to "
+                        "iia.explain.")
     if not paths:
         raise UserError("paths is empty; name at least one picture.")
     raw = torch.stack([squash(open_picture(path, model.channels, upright=True), model.size)
