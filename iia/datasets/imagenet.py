@@ -1,6 +1,7 @@
-"""ImageNet's validation pictures as people have them: class folders, or flat pictures with a list.
+"""ImageNet's validation pictures as people have them: in class folders, or in one folder with a list.
 
-A found picture is (path, class, where that is said); what is wrong with a line or a folder is a sentence.
+The functions that read them return entries, (picture's path, class, where the class is stated), and problems,
+a sentence for each line or folder that gives no picture.
 """
 
 import os
@@ -12,16 +13,16 @@ import numpy as np
 from scipy.io import loadmat
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from ..errors import UserError, first_line
+from ..errors import UserError, rephrased
 from .imagenet_archives import unpack
 from .labels import WNID, ClassNames
 from .segmentation import missing
 
-Found = list[tuple[Path, int, str]]
+Entries = list[tuple[Path, int, str]]
 PICTURES = 50_000
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-MAPS = ("meta.mat", "map_clsloc.txt")         # the devkit's numbers and WordNet ids: of 2012, of later years
+METAS = ("meta.mat", "map_clsloc.txt")        # the WordNet ids of the devkit's numbers, in 2012 and later
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
 FETCH = ("ILSVRC2012_img_val.tar (6.7 GB) and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org\n"
          "and put both there, which unpacks them, or have the pictures there")
@@ -34,13 +35,13 @@ val.txt, or {GROUND_TRUTH} and meta.mat
 
 
 def find(images_dir: Path, names: ClassNames) -> tuple[Path, dict[str, int]]:
-    """What there is where no list was named: (folder, the classes of its folders), or (list, {}).
+    """Find the pictures where no list was named: (folder, the classes of its folders), or (list, {}).
 
-    Class folders count first, then flat pictures with `val.txt` or the devkit's ground truth in or beside
-    their folder, then class folders in `val`, to which the archives are unpacked if need be.
+    Class folders come first, then pictures with `val.txt` or the devkit's ground truth in or beside their
+    folder, then class folders in `val`, to which the archives are unpacked if need be.
 
     Raises:
-        UserError: none of these, or half of it.
+        UserError: there is none of these, or only half of one.
     """
     if classes := class_folders(images_dir, names):
         return images_dir, classes
@@ -60,14 +61,14 @@ def find(images_dir: Path, names: ClassNames) -> tuple[Path, dict[str, int]]:
 
 
 def pictures_in(folder: Path) -> list[str]:
-    """The names of the picture files that lie directly in a folder."""
+    """The names of the picture files in a folder, not below it."""
     return sorted(filter(is_picture, os.listdir(folder))) if folder.is_dir() else []
 
 
 def numbered(folder: Path) -> dict[int, Path]:
-    """ImageNet's pictures that lie directly in a folder, by the number in their names."""
-    found = filter(None, map(NUMBERED.fullmatch, pictures_in(folder)))
-    return {int(match[1]): folder / match[0] for match in found}
+    """ImageNet's pictures in a folder, not below it, by the number in their names."""
+    matches = filter(None, map(NUMBERED.fullmatch, pictures_in(folder)))
+    return {int(match[1]): folder / match[0] for match in matches}
 
 
 def is_picture(path: str) -> bool:
@@ -76,7 +77,7 @@ def is_picture(path: str) -> bool:
 
 
 def in_or_beside(folder: Path, *names: str) -> list[Path]:
-    """Where files of these names are: in a folder, in the one around it, or in the devkit in either."""
+    """The files of these names in a folder, in the one around it, or in a devkit in either."""
     places = [around / below for around in (folder, folder.absolute().parent) for below in ("", DEVKIT)]
     return [place / name for name in names for place in places if (place / name).is_file()]
 
@@ -84,10 +85,10 @@ def in_or_beside(folder: Path, *names: str) -> list[Path]:
 # ----------------------------------------------------------------------------- class folders
 
 def class_folders(folder: Path, names: ClassNames) -> dict[str, int]:
-    """The class of each folder in it, by its name alone; {} where it holds no folders of classes.
+    """The class of each folder in it, by the folder's name; {} where it holds no class folders.
 
     Raises:
-        UserError: some are of classes and others are not, or pictures of ImageNet lie beside them.
+        UserError: only some folders are of classes, or pictures of ImageNet lie beside them.
     """
     inside = os.scandir(folder) if folder.is_dir() else ()
     classes = {entry.name: class_of(entry.name, names, entry.path) for entry in inside
@@ -106,69 +107,68 @@ def class_folders(folder: Path, names: ClassNames) -> dict[str, int]:
 
 
 def class_of(name: str, names: ClassNames, place: str) -> int | None:
-    """`names.find`; raises UserError where the name means several classes."""
+    """The class of that name, or None; raises UserError where several classes have the name."""
     try:
         return names.find(name)
     except ValueError as why:
         raise UserError(f"{place}: {why}. Its WordNet id would tell which.") from why
 
 
-def read_class_folders(folder: Path, classes: dict[str, int]) -> tuple[Found, list[str]]:
-    """The pictures in and below class folders, by file name; and which folders hold none."""
+def read_class_folders(folder: Path, classes: dict[str, int]) -> tuple[Entries, list[str]]:
+    """The pictures in and below class folders, sorted by file name, and the folders that hold none."""
     pictures = sorted(make_dataset(str(folder), classes, is_valid_file=is_picture, allow_empty=True),
                       key=lambda picture: (os.path.basename(picture[0]), picture[0]))
-    found = {target for _, target in pictures}
+    seen = {target for _, target in pictures}
     return ([(Path(path), target, path) for path, target in pictures],
-            [f"{folder / name} holds no picture" for name in sorted(classes) if classes[name] not in found])
+            [f"{folder / name} holds no picture" for name in sorted(classes) if classes[name] not in seen])
 
 
 # ------------------------------------------------------------------------------ the devkit
 
 def is_ground_truth(path: Path, lines: list[str]) -> bool:
-    """Whether a list is the devkit's: numbers alone, line i of picture i."""
+    """Whether a list is the devkit's, which has only numbers, on line i the class of picture i."""
     return path.name == GROUND_TRUTH or bool(lines) and all(line.strip().isdecimal() for line in lines)
 
 
 def read_ground_truth(path: Path, lines: list[str], images_dir: Path,
-                      names: ClassNames) -> tuple[Found, list[str]]:
-    """The pictures ILSVRC2012_val_00000001.JPEG ..., whose classes have the devkit's own numbers; one of
-    MAPS tells their WordNet ids.
+                      names: ClassNames) -> tuple[Entries, list[str]]:
+    """The pictures ILSVRC2012_val_00000001.JPEG ..., whose classes have the devkit's own numbers. One of
+    `METAS` gives the WordNet id of each number.
 
     Raises:
-        UserError: no such map, no such pictures, not a line for each, or a class that the network has not.
+        UserError: there is no such file, there are no such pictures or not a line for each, or the network
+            lacks a class.
     """
-    maps = [*in_or_beside(path.parent, *MAPS), *in_or_beside(images_dir, *MAPS)]
-    if not maps:
+    metas = [*in_or_beside(path.parent, *METAS), *in_or_beside(images_dir, *METAS)]
+    if not metas:
         raise UserError(f"{path} numbers classes as the devkit does, in an order that only its "
-                        f"{' or '.join(MAPS)} tells (synset_words.txt has another); put it beside that.")
-    wnids, pictures = read_meta(maps[0]), numbered(images_dir)
+                        f"{' or '.join(METAS)} tells (synset_words.txt has another); put it beside that.")
+    wnids, pictures = read_meta(metas[0]), numbered(images_dir)
     fits = len(lines) in (PICTURES, len(pictures)) and pictures.keys() <= set(range(1, len(lines) + 1))
     if not (pictures and fits):
         raise UserError(f"{path} has {len(lines)} lines, and {images_dir} {len(pictures)} pictures named as "
                         f"ILSVRC2012_val_00000001.JPEG; there are {PICTURES} lines, or one for each.")
     if len(pictures) < len(lines):
         print(f"note: {images_dir} holds {len(pictures)} of {len(lines)} pictures", file=sys.stderr)
-    found, problems = [], []
+    entries, problems = [], []
     for number, picture in sorted(pictures.items()):
         line, place = lines[number - 1].strip(), f"{path}:{number}"
         if line not in wnids:
-            problems.append(f"{place}: {line!r} is no class of {maps[0]}")
+            problems.append(f"{place}: {line!r} is no class of {metas[0]}")
         elif (target := class_of(wnids[line], names, place)) is None:
             raise UserError(f"{place}: the network is not known to have the class {wnids[line]}; list the "
                             "pictures with its own classes in a pics_file.")
         else:
-            found.append((picture, target, place))
-    return found, problems
+            entries.append((picture, target, place))
+    return entries, problems
 
 
 def read_meta(path: Path) -> dict[str, str]:
-    """The WordNet id of each of the devkit's numbers, but for synsets above the classes, with children."""
-    try:
+    """The WordNet id of each of the devkit's numbers; a synset with children is no class and is left out."""
+    with rephrased(f"{path} cannot be read as the devkit's", "."):
         if path.suffix == ".txt":                                       # n02119789 1 kit_fox
             lines = path.read_text(encoding="utf-8").splitlines()
             return {line.split()[1]: line.split()[0] for line in lines}
         synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
-        return {str(int(one["ILSVRC2012_ID"])): str(one["WNID"])
-                for one in synsets if one["num_children"] == 0}
-    except Exception as why:             # scipy raises whatever a broken file led it to
-        raise UserError(f"{path} cannot be read as the devkit's ({first_line(why)}).") from why
+        return {str(int(synset["ILSVRC2012_ID"])): str(synset["WNID"])
+                for synset in synsets if synset["num_children"] == 0}

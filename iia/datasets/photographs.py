@@ -1,4 +1,4 @@
-"""Three photographs that scikit-image ships, so that a fresh clone has something to explain."""
+"""Three photographs that come with scikit-image, so that a fresh clone has something to explain."""
 
 import shutil
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ def photograph(name: str) -> Path:
     return Path(find_spec("skimage").submodule_search_locations[0]) / "data" / name
 
 
-def put_in_place(wanted: Iterable[Path]) -> None:
-    """Copy those of the wanted files that are missing and are photographs of scikit-image."""
-    for path in wanted:
+def put_in_place(paths: Iterable[Path]) -> None:
+    """Copy the photographs among these files to where they are missing."""
+    for path in paths:
         if path.name in NAMES and not path.exists() and photograph(path.name).is_file():
             with whole_file(path) as temporary:
                 shutil.copyfile(photograph(path.name), temporary)

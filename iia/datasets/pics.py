@@ -1,5 +1,5 @@
-"""The pictures to explain: a list, `<file name> <class number>` a line, or with a class's name or WordNet id
-instead; or ImageNet's, as `imagenet` finds them."""
+"""The pictures to explain: from a list with `<file name> <class number>` on each line (or the class's name or
+WordNet id), or ImageNet's, as `imagenet` finds them."""
 
 import hashlib
 import re
@@ -12,9 +12,9 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import UserError
+from ..errors import UserError, rephrased
 from ..maps import safe, shortened
-from .imagenet import Found, find, is_ground_truth, read_class_folders, read_ground_truth
+from .imagenet import Entries, find, is_ground_truth, read_class_folders, read_ground_truth
 from .labels import ClassNames
 from .photographs import put_in_place
 from .pictures import mode_of, normalise, open_picture, squash
@@ -24,9 +24,9 @@ WANTED = "'<file name> <class number>'"
 
 @dataclass(frozen=True)
 class Pic:
-    """A line of the list: where the picture is, its target class, and where the line stands.
+    """A picture of the list: its path, its target class, and the place in the list that says so.
 
-    stem: what files made of the picture are named by; no other line has it.
+    stem: the name of the files made of the picture, which no other picture of the list has.
     """
     path: Path
     target: int
@@ -39,13 +39,13 @@ def read_pics(pics_file: str | Path | None, images_dir: str | Path, classes: int
               per_class: int | None = None) -> tuple[list[Pic], list[str]]:
     """The pictures of a list, and what is wrong with the lines that give none.
 
-    Accepts blank lines, `#` comments, Windows line ends and names with spaces. A line that says what an
-    earlier one has said gives none.
+    Accepts blank lines, `#` comments, Windows line ends and names with spaces. A line that repeats an earlier
+    one gives no picture.
 
     Args:
-        pics_file: the list, or the devkit's ground truth; None for what is in images_dir (`imagenet.find`).
-        classes: how many the network has. labels: their names, which then stand for the numbers.
-        every_nth, per_class: as `choose`.
+        pics_file: the list, or the devkit's ground truth; None for what images_dir holds (`imagenet.find`).
+        classes: how many the network has. labels: their names, which may then stand for the numbers.
+        every_nth, per_class: as in `choose`.
 
     Raises:
         UserError: the list is missing, unreadable or empty.
@@ -53,46 +53,38 @@ def read_pics(pics_file: str | Path | None, images_dir: str | Path, classes: int
     names, images_dir = ClassNames(classes, labels), Path(images_dir)
     source, folders = find(images_dir, names) if pics_file is None else (Path(pics_file), {})
     if folders:
-        found, problems = read_class_folders(source, folders)
+        entries, problems = read_class_folders(source, folders)
     else:
         lines = read_lines(source)
-        if is_ground_truth(source, lines):
-            found, problems = read_ground_truth(source, lines, images_dir, names)
-        else:
-            found, problems = read_list(source, lines, images_dir, names)
-    if not found and not problems:
-        raise UserError(f"pics_file {str(source)!r} lists no picture. Add lines: <file name> "
-                        "<class number>.")
+        read = read_ground_truth if is_ground_truth(source, lines) else read_list
+        entries, problems = read(source, lines, images_dir, names)
+    if not entries and not problems:
+        raise UserError(f"pics_file {str(source)!r} lists no picture. Add lines: <file name> <class number>.")
     stems, pics = {}, []
-    for path, target, line in found:
+    for path, target, line in entries:
         try:
             pics.append(Pic(path, target, line, free_stem(path.stem, stems)))
         except UnicodeEncodeError:
-            problems.append(f"{line!a}: the file's name is no UTF-8")
+            problems.append(f"{line!a}: the file's name is not in UTF-8")
     return choose(pics, every_nth, per_class), problems
 
 
 def name_of(pics_file: str | None, images_dir: str) -> str:
-    """What a run over these pictures is called: by their list, or by the folder that None takes them from."""
+    """The name of a run over these pictures: that of their list or, where it is None, of their folder."""
     return Path(pics_file or Path(images_dir).resolve()).stem
 
 
 def read_lines(pics_file: Path) -> list[str]:
-    """The lines of a list, but for blank ones at its end."""
-    try:
+    """The lines of a list, without blank ones at its end."""
+    with rephrased(f"pics_file {str(pics_file)!r} cannot be read", ". It lists the pictures in UTF-8, a line "
+                   "each: <file name> <class number>; None takes what images_dir holds of ImageNet."):
         return pics_file.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except OSError as why:
-        raise UserError(f"pics_file {str(pics_file)!r} cannot be read ({why.strerror}). It lists the "
-                        "pictures, a line each: <file name> <class number>; None takes what images_dir "
-                        "holds of ImageNet.") from why
-    except UnicodeDecodeError as why:
-        raise UserError(f"pics_file {str(pics_file)!r} is no text in UTF-8.") from why
 
 
 def read_list(pics_file: Path, lines: list[str], images_dir: Path,
-              names: ClassNames) -> tuple[Found, list[str]]:
-    """The pictures of a list's lines, and what is wrong with the others."""
-    found, problems, seen = [], [], {}
+              names: ClassNames) -> tuple[Entries, list[str]]:
+    """The pictures that the lines of a list name, and what is wrong with the other lines."""
+    entries, problems, places = [], [], {}
     for number, text in enumerate(lines, 1):
         text = text.strip()
         if not text or text.startswith("#"):
@@ -100,18 +92,18 @@ def read_list(pics_file: Path, lines: list[str], images_dir: Path,
         place = f"{pics_file}:{number}"
         try:
             name, target = read_line(text, names)
-            first = seen.setdefault((images_dir / name, target), place)       # "./a.png" is "a.png"
+            first = places.setdefault((images_dir / name, target), place)     # "./a.png" is "a.png"
             if first != place:
                 raise ValueError(f"{name} with class {target} is listed already in {first}")
-            found.append((images_dir / name, target, place))
+            entries.append((images_dir / name, target, place))
         except ValueError as why:
             problems.append(f"{place}: {why}")
-    return found, problems
+    return entries, problems
 
 
 def read_line(text: str, names: ClassNames) -> tuple[str, int]:
-    """A line's file name and class. What looks like a number is one; of names, which may have spaces too,
-    the longest that ends the line counts.
+    """The file name and the class of a line. A last word that looks like a number is one. Else the longest
+    name of a class that ends the line counts, since both names may have spaces.
 
     Raises:
         ValueError: what is wrong with the line.
@@ -125,23 +117,23 @@ def read_line(text: str, names: ClassNames) -> tuple[str, int]:
         return name[0], int(target)
     for space in re.finditer(r"\s+", text):
         try:
-            found = names.find(text[space.end():])
+            number = names.find(text[space.end():])
         except ValueError as why:
             raise ValueError(f"{why}; give a number") from why
-        if found is not None:
-            return text[:space.start()], found
+        if number is not None:
+            return text[:space.start()], number
     target = re.split(r"\.\w+\s+", text)[-1] if re.search(r"\.\w+\s", text) else target
     either = " and no class's name" if names.labels else ""
     raise ValueError(f"class {target!r} is not a number{either}; want {WANTED}.{names.near(target)}")
 
 
 def free_stem(stem: str, taken: dict[str, int]) -> str:
-    """The name of a picture's files: its own, with a number behind it where an earlier line has it.
+    """The name of the files made of a picture: its own stem, and a number where an earlier line has that.
 
-    Names are the same if they are so as parts of file names, on a disk that ignores case.
+    Two names are the same if a disk that ignores case takes them so once they are parts of file names.
 
     Args:
-        taken: the names so far, and the last number behind each; the new one is added.
+        taken: the names so far, and the last number behind each; the new name is added.
     """
     stem = name = shortened(stem)
     first = key = safe(stem).casefold()
@@ -154,46 +146,45 @@ def free_stem(stem: str, taken: dict[str, int]) -> str:
 
 
 def choose(pics: list[Pic], every_nth: int | None, per_class: int | None) -> list[Pic]:
-    """A part of the pictures that is the same for everyone who has them, in whatever order and place.
+    """A part of the pictures, the same for everyone who has them, whatever their order and place.
 
     Args:
-        every_nth: the first of all, by file name, and each n-th after it.
-        per_class: of those, so many of each class: the first by the SHA-256 of the file name.
+        every_nth: take the first of all, by file name, and each n-th after it.
+        per_class: of those, take so many of each class, the first by the SHA-256 of the file name.
 
-    With None for both, all as they are listed.
+    With None for both, all pictures stay in the order of the list.
     """
     if every_nth is None and per_class is None:
         return pics
     pics = sorted(pics, key=by_name)[::every_nth]
     if per_class is None:
         return pics
-    drawn, taken = [], Counter()
+    drawn, counts = [], Counter()
     for pic in sorted(pics, key=lambda pic: (hashlib.sha256(pic.path.name.encode()).digest(), by_name(pic))):
-        if taken[pic.target] < per_class:
-            taken[pic.target] += 1
+        if counts[pic.target] < per_class:
+            counts[pic.target] += 1
             drawn.append(pic)
-    if few := sum(number < per_class for number in taken.values()):
-        print(f"note: {few} of {len(taken)} classes have fewer than per_class={per_class} pictures",
+    if few := sum(count < per_class for count in counts.values()):
+        print(f"note: {few} of {len(counts)} classes have fewer than per_class={per_class} pictures",
               file=sys.stderr)
     return sorted(drawn, key=by_name)
 
 
 def by_name(pic: Pic) -> tuple:
-    """Pictures by file name; those of one name by class, then by place."""
+    """The key that sorts pictures by file name, those of one name by class, then by path."""
     return pic.path.name, pic.target, pic.path
 
 
 class PicsDataset(Dataset):
-    """The pictures of a list: (normalised picture [C, H, W], target class, file name).
+    """The pictures of a list as samples (normalised picture [C, H, W], target class, file name).
 
-    A line that gives no picture stands at the end, and raises UserError as a broken picture does.
+    The lines that give no picture come last, and raise UserError as broken pictures do.
 
     Args:
-        pics_file, images_dir, every_nth, per_class: as `read_pics`. model: whose pictures and classes they
-            are.
+        pics_file, images_dir, every_nth, per_class: as in `read_pics`. model: the network that reads them.
 
     Raises:
-        UserError: as `read_pics`; or picture files have not as many channels as the network reads.
+        UserError: as `read_pics`; or no picture file has as many channels as the network reads.
     """
 
     def __init__(self, pics_file: str | Path | None, images_dir: str | Path, model,
@@ -210,7 +201,7 @@ class PicsDataset(Dataset):
 
     @property
     def places(self) -> list[str]:
-        """Where each picture lies: two lists may name other files alike."""
+        """The path of each picture, since two lists may give different files the same name."""
         return [pic.path.as_posix() for pic in self.pics]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
