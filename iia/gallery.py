@@ -1,13 +1,13 @@
-"""The page of a folder of panels: all maps that any run has made there, made from the maps themselves.
+"""The page of a folder of panels, with all maps that any run has made there.
 
-    index.html                        made of what lies in page/
+    index.html                        made from what lies in page/
     page/{panel}_{hash}/row.json      what was explained, and how; the hash is of this file
-                       /iia.png       a map, by its operation: 256 steps of jet
-                       /picture.jpg   comes last: a row without it is not finished
+                       /iia.png       a map, named by its operation, in 256 steps of jet
+                       /picture.jpg   written last: a row without it is not finished
 
-A row and each of its maps are files of their own, so runs with other networks or operations, also at the same
-time, add to the page, and whoever writes it last has seen them all. `python -m iia.gallery [FOLDER [TABLES]]`
-makes the page anew, after explanation tests or when rows were deleted.
+A row and each of its maps are files of their own. So runs with other networks or operations add to the page,
+also at the same time, and the one that writes it last has seen them all. `python -m iia.gallery [FOLDER
+[TABLES]]` makes the page again, after explanation tests or when rows were deleted.
 """
 
 import json
@@ -22,20 +22,20 @@ import pandas as pd
 from .errors import UserError, first_line
 from .evaluation.protocols import MASKED as METRICS
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS
-from .page import HERE, listed, note, read_note, save_jpeg, save_map, short_hash, write_page
+from .page import PARTS, listed, note, read_remark, save_jpeg, save_map, short_hash, write_page
 from .runs import sweep, whole_file
 
 GROWTH = 1.25       # the page is rebuilt each time the rows grow by this factor
-# What, besides the definition, two explanations must share to be the same
-HOW = ("weights", "layer", "steps", "quadrature", "baseline", "precision", "picture size", "images_dir")
+# What two explanations must share to be the same, besides the definition
+RECIPE = ("weights", "layer", "steps", "quadrature", "baseline", "precision", "picture size", "images_dir")
 
 
 class Gallery:
     """The page of a folder of panels.
 
     Args:
-        folder: where index.html goes. tables: where explanation tests have written their tables, whose
-            figures the page can be sorted by.
+        folder: where index.html goes. tables: where explanation tests have written their tables; the page
+            can be sorted by the figures in them.
     """
 
     def __init__(self, folder: str | Path = "qualitive_results",
@@ -45,20 +45,20 @@ class Gallery:
         sweep(self.folder)
 
     def add(self, name: str, facts: dict, picture: np.ndarray, maps: Mapping[str, np.ndarray]) -> None:
-        """Write a row's files, and now and then the page.
+        """Write the files of a row, and now and then the page.
 
         Args:
-            name: the panel's. facts: what was explained, and `HOW`: other facts make another row.
-            picture: [H, W, 3] in [0, 1]. maps: by operation, [H, W] in [0, 1].
+            name: the panel's. facts: what was explained, and its `RECIPE`; other facts make another row.
+            picture: [H, W, 3] in [0, 1]. maps: by operation, each [H, W] in [0, 1].
         """
         text = json.dumps(facts, indent=2)
-        folder = self.folder / HERE / f"{name}_{short_hash(text)}"
+        folder = self.folder / PARTS / f"{name}_{short_hash(text)}"
         if not (folder / "row.json").exists():
             with whole_file(folder / "row.json") as temporary:
                 temporary.write_text(text, encoding="utf-8")
         for operation, heatmap in maps.items():
             path = folder / f"{operation}.png"
-            if path.exists() and read_note(path) is None:
+            if path.exists() and read_remark(path) is None:
                 note(path, "is no map of these scripts, or is damaged; it is not overwritten")
             else:
                 save_map(path, heatmap)
@@ -70,13 +70,13 @@ class Gallery:
             self.write_at = self.added * GROWTH
 
     def write(self) -> None:
-        """Make index.html of all rows that lie in the folder."""
+        """Make index.html from all rows that lie in the folder."""
         seen = []
         while seen != (seen := self.rows()):        # again where another process has added some meanwhile
-            figures = self.figures(frozenset(map(how, seen)))
+            figures = self.figures(frozenset(map(recipe, seen)))
             rows = [row | {"figures": {name: figures.get(key_of(row, name), {}) for name in row["maps"]}}
                     for row in seen]
-            measured = {metric for row in rows for own in row["figures"].values() for metric in own}
+            measured = set().union(*(values for row in rows for values in row["figures"].values()))
             used = {name for row in rows for name in row["maps"]}
             known = [name for name in CNN_OPERATIONS | VIT_OPERATIONS if name in used]
             write_page(self.folder / "index.html", "gallery.html", title="Saliency maps", rows=rows,
@@ -85,9 +85,9 @@ class Gallery:
                        metrics={name: METRICS[name] for name in METRICS if name in measured})
 
     def rows(self) -> list[dict]:
-        """The finished rows: their facts, "folder", and "maps", {operation: what there is to say of it}."""
+        """The finished rows: their facts, "folder", and "maps", {operation: the remark on its map}."""
         rows = []
-        for folder in listed(self.folder / HERE):
+        for folder in listed(self.folder / PARTS):
             files = tuple(listed(folder))
             if (folder, files) not in self.known:      # a row without a new file is not read again
                 self.known[folder, files] = read_row(folder, files)
@@ -97,63 +97,66 @@ class Gallery:
 
 
 def read_row(folder: Path, files: Sequence[Path]) -> dict | None:
-    """A row of these files; None where it is not finished. What else is among them is named."""
+    """The row that is made of these files; None where it is not finished. Files that it lacks use for are
+    named."""
     try:
         text = (folder / "row.json").read_text(encoding="utf-8")
         if not folder.name.endswith(f"_{short_hash(text)}"):
             raise ValueError
     except (OSError, ValueError):
-        if not folder.is_dir() or files:                          # a killed process may leave an empty one
+        if not folder.is_dir() or files:                       # a killed process may leave an empty folder
             note(folder, "is no row of the page, or is damaged; it is left out")
         return None
-    notes = {path: read_note(path) for path in files if path.name != "row.json"}
-    for path in [path for path, own in notes.items() if own is None]:
+    remarks = {path: read_remark(path) for path in files if path.name != "row.json"}
+    for path in [path for path, remark in remarks.items() if remark is None]:
         note(path, "is no picture of these scripts, or is damaged; it is left out")
-        del notes[path]
-    if notes.pop(folder / "picture.jpg", None) is None:
+        del remarks[path]
+    if remarks.pop(folder / "picture.jpg", None) is None:
         return None
-    maps = {path.stem: own for path, own in notes.items()}
-    return json.loads(text) | {"folder": f"{HERE}/{folder.name}", "maps": maps}
+    maps = {path.stem: remark for path, remark in remarks.items()}
+    return json.loads(text) | {"folder": f"{PARTS}/{folder.name}", "maps": maps}
 
 
-def read_figures(tables: Path, wanted: frozenset[str]) -> dict[tuple, dict[str, float]]:
-    """What the explanation tests have measured of single maps that were made as `wanted` (see `how`), under
-    the paper's protocol: figures of two are not compared.
+def read_figures(tables: Path, recipes: frozenset[str]) -> dict[tuple, dict[str, float]]:
+    """What explanation tests have measured on single maps that were made by one of these recipes.
+
+    Only the paper's protocol counts, since figures of two protocols cannot be compared.
 
     Returns:
         {`key_of` a row and an operation: {metric: value}}.
     """
-    found = {}
+    figures = {}
     for path in sorted(tables.glob("**/per_image.csv")):
         try:
             summary = json.loads(path.with_name("summary.json").read_bytes())
             made, settings = summary["identity"], summary["settings"]
             made["steps"] = made.get("INTERPOLATION_STEPS", made.get("ITERATION_STEPS"))
-            if made.get("heatmaps_dir") is not None or made["protocol"] != "paper" or how(made) not in wanted:
+            foreign = made.get("heatmaps_dir") is not None or made["protocol"] != "paper"
+            if foreign or recipe(made) not in recipes:
                 continue
             rows = pd.read_csv(path, dtype={"id": str, "operation": str}, usecols=lambda name: name in {
                 "id", "operation", "target", "explained", *METRICS}).dropna(subset="explained")
             for row in rows.to_dict("records"):
                 name, _, definition = row["operation"].partition("@")
                 if definition and settings.get("ITERATION_STEPS", 0) is None:
-                    continue                    # it took the steps of its own definition, not those of `made`
+                    continue               # it took the default steps of its definition, not those of `made`
                 facts = made | {"definition": definition or made["definition"], "picture": row["id"],
                                 "target": int(row["target"]), "explained": int(row["explained"])}
-                found.setdefault(key_of(facts, name), {}).update(
+                figures.setdefault(key_of(facts, name), {}).update(
                     {metric: row[metric] for metric in METRICS if pd.notna(row.get(metric))})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
             note(path, f"is no table of the explanation tests ({first_line(why)}); it is left out")
-    return found
+    return figures
 
 
-def how(facts: dict) -> str:
-    """How something was explained, in one word."""
-    return json.dumps([facts.get(name) for name in HOW])
+def recipe(facts: dict) -> str:
+    """How something was explained, as one text."""
+    return json.dumps([facts.get(name) for name in RECIPE])
 
 
 def key_of(facts: dict, operation: str) -> tuple:
-    """What a map of a row has in common with a line of a table."""
-    return how(facts), *(facts[name] for name in ("definition", "picture", "target", "explained")), operation
+    """What a map of a row shares with the line of a table that measured it."""
+    return recipe(facts), *(facts[name] for name in ("definition", "picture", "target", "explained")), operation
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Explains the pictures of a list, and writes a panel for each."""
+"""Explains the pictures of a list, and writes a panel for each of them."""
 
 import hashlib
 import math
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,26 +27,11 @@ from .runs import Skips, pick_device, versions, whole_file, write_json
 from .settings import Settings
 
 
-@dataclass
-class Result:
-    """A picture and the maps of a class.
-
-    raw: the picture, [C, H, W] in [0, 1]. number: the class's. maps: by operation, [H, W] in [0, 1].
-    distances: of the maps from their limit, or NaN.
-    """
-    pic: Pic
-    raw: Tensor
-    number: int
-    maps: dict[str, Tensor]
-    distances: dict[str, float]
-
-
 def explain_pics(model: Model, settings: Settings) -> int:
     """Explain every picture of `settings.pics_file` and write its panel; returns the exit code.
 
-    Pictures are explained a few at a time, and a picture's files are written as soon as it is done.
-    What cannot be used (a bad line, a missing or broken picture) is named, counted and makes the exit
-    code 1; it stops nothing else.
+    A few pictures are explained together, and then each is written at once. What cannot be used (a bad line,
+    a missing or broken picture) is named and counted and makes the exit code 1; it stops nothing else.
 
     Raises:
         UserError: a setting is wrong, which is seen before the first picture is explained.
@@ -55,99 +39,104 @@ def explain_pics(model: Model, settings: Settings) -> int:
     options = explain_options(model, settings)
     mode_of(model.channels)
     model.to(pick_device(settings.device))
-    skips, degenerate, written, seconds = Skips(), 0, 0, Counter()
+    skips, seconds = Skips(), Counter()
     pics, problems = read_pics(settings.pics_file, settings.images_dir, model.classes, model.labels,
                                settings.every_nth, settings.per_class)
     for problem in problems:
         skips.add(problem)
     pics = pics[:settings.max_images]
     put_in_place(pic.path for pic in pics)
-    write_json(Path(settings.results_dir) / f"{model.name}_settings.json",
-               {"settings": settings.values(), "model": model.label, "versions": versions()})
+    panels = Panels(model, settings, options)
 
-    gallery = Gallery(settings.results_dir, settings.tables_dir)
-    how = {"model": model.label, "weights": weights_of(model), "layer": model.cut(options["layer"]),
-           "steps": options["steps"], "quadrature": options["quadrature"],
-           "baseline": options.get("baseline"), "definition": settings.definition,
-           "precision": settings.precision, "picture size": list(model.size),
-           "images_dir": settings.images_dir}
-
-    together = max(1, settings.batch_size // options["steps"])      # so that their path points fill a batch
+    at_once = max(1, settings.batch_size // options["steps"])       # so that their path points fill a batch
     with tqdm(total=len(pics), unit="picture", desc=model.label, disable=not pics) as progress:
-        for part in chunks(len(pics), together):
-            batch = read_pictures(pics[part], model, skips)
-            progress.update(len(pics[part]) - len(batch))
-            if not batch:
+        for part in chunks(len(pics), at_once):
+            pictures = read_pictures(pics[part], model, skips)
+            progress.update(len(pics[part]) - len(pictures))
+            if not pictures:
                 continue
-            raw = torch.stack(list(batch.values()))
-            x = normalise(raw, model.mean, model.std).to(model.device)
-            targets = torch.tensor([pic.target for pic in batch])
+            x = normalise(torch.stack(list(pictures.values())), model.mean, model.std).to(model.device)
+            targets = torch.tensor([pic.target for pic in pictures])
             classes = predict(model, x) if settings.BY_MAX_CLASS else targets
             maps, distances = {}, {}
-            for operation in settings.operations:        # each by itself, so that its time is its own
+            for operation in settings.operations:        # one after the other, so that each can be timed
                 progress.set_postfix_str(operation)
                 start = time.perf_counter()
-                found, away = explain_and_measure(model, x, classes, operation, **options)
-                maps[operation], distances[operation] = found.cpu(), away.tolist()
+                of_batch, distance = explain_and_measure(model, x, classes, operation, **options)
+                maps[operation], distances[operation] = of_batch.cpu(), distance.tolist()
                 seconds[operation] += time.perf_counter() - start
-            for i, pic in enumerate(batch):
-                own, away = ({operation: values[i] for operation, values in every.items()}
-                             for every in (maps, distances))
-                degenerate += warn_of_degenerate(pic, own)
-                result = Result(pic, raw[i], int(classes[i]), own, away)
-                write_results(model, settings, result, gallery, how)
-                written += 1
+            for i, (pic, raw) in enumerate(pictures.items()):
+                panels.write(pic, raw, int(classes[i]), {name: values[i] for name, values in maps.items()},
+                             {name: values[i] for name, values in distances.items()})
                 progress.update()
-    gallery.write()
-    if written:
-        print("seconds a picture:", ", ".join(f"{name} {all / written:.2g}" for name, all in seconds.items()))
-    said = [f"{degenerate} degenerate maps"] * (degenerate > 0) + [f"{len(skips)} skipped"] * (len(skips) > 0)
-    print("; ".join([f"{written} panels in {settings.results_dir}/, explained with {model.label}", *said]))
+    panels.gallery.write()
+    if panels.written:
+        print("seconds a picture:", ", ".join(f"{operation} {total / panels.written:.2g}"
+                                              for operation, total in seconds.items()))
+    counts = {"degenerate maps": panels.degenerate, "skipped": len(skips)}
+    print("; ".join([f"{panels.written} panels in {settings.results_dir}/, explained with {model.label}",
+                     *(f"{count} {name}" for name, count in counts.items() if count)]))
     return int(len(skips) > 0)
 
 
 def read_pictures(pics: list[Pic], model: Model, skips: Skips) -> dict[Pic, Tensor]:
     """The pictures that can be read, raw: [C, H, W] in [0, 1]. The others are skipped."""
-    found = {}
+    pictures = {}
     for pic in pics:
         try:
-            found[pic] = squash(open_picture(pic.path, model.channels, upright=True), model.size)
+            pictures[pic] = squash(open_picture(pic.path, model.channels, upright=True), model.size)
         except PictureError as why:
             skips.add(f"{pic.line}: {why}")
-    return found
+    return pictures
 
 
-def warn_of_degenerate(pic: Pic, maps: dict[str, Tensor]) -> int:
-    """Name the operations whose map of a picture says nothing; returns how many there are."""
-    flat = [operation for operation, values in maps.items() if is_degenerate(values[None])]
-    for operation in flat:
-        tqdm.write(f"degenerate: the {operation} map of {pic.path.name} is constant or not finite; "
-                   "it is shown as zeros", file=sys.stderr)
-    return len(flat)
+class Panels:
+    """Writes the settings of a run, and then the files of each picture; counts them and degenerate maps.
 
-
-def write_results(model: Model, settings: Settings, result: Result, gallery: Gallery,
-                  how: dict) -> None:
-    """Write a picture's panel, its row of the page and, if they are asked for, its maps and mask pictures.
-
-    how: what the page says of how the maps were made.
+    options: of `iia.explain`.
     """
-    pic, number = result.pic, result.number
-    name, picture = model.class_name(number), plots.rgb(result.raw)
-    maps = {operation: values.float().numpy() for operation, values in result.maps.items()}
-    title = [f"{name} ({number})" if model.labels else name, model.label, pic.path.name]
-    title += [settings.definition] if settings.definition != "paper" else []
-    tiles = {"picture": picture} | {operation: plots.overlay(picture, own) for operation, own in maps.items()}
-    below = {operation: f"± {away:.2g} from its limit"
-             for operation, away in result.distances.items() if not math.isnan(away)}
-    panel = f"{model.name}_{safe(name)}_{safe(pic.stem)}"
-    plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles, below)
-    pixels = hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()[:16]
-    facts = {"picture": pic.path.name, "pixels": pixels, "target": pic.target, "explained": number,
-             "class": name, **how}
-    gallery.add(panel, facts, picture, maps)
-    for operation, own in maps.items() if settings.save_heatmaps_masks else ():
-        path = map_file(settings.heatmaps_dir, pic.stem, operation, model.name)
-        with whole_file(path) as temporary:
-            np.save(temporary, own)
-        plots.save_picture(path.with_name(f"{path.stem}_mask.png"), picture * own[..., None])
+
+    def __init__(self, model: Model, settings: Settings, options: dict) -> None:
+        self.model, self.settings, self.written, self.degenerate = model, settings, 0, 0
+        self.gallery = Gallery(settings.results_dir, settings.tables_dir)
+        self.recipe = {"model": model.label, "weights": weights_of(model), "layer": model.cut(options["layer"]),
+                       "steps": options["steps"], "quadrature": options["quadrature"],
+                       "baseline": options.get("baseline"), "definition": settings.definition,
+                       "precision": settings.precision, "picture size": list(model.size),
+                       "images_dir": settings.images_dir}
+        write_json(Path(settings.results_dir) / f"{model.name}_settings.json",
+                   {"settings": settings.values(), "model": model.label, "versions": versions()})
+
+    def write(self, pic: Pic, raw: Tensor, number: int, maps: dict[str, Tensor],
+              distances: dict[str, float]) -> None:
+        """Write the panel of a picture, its row of the page and, if they are asked for, its maps and masks.
+
+        Args:
+            raw: the picture, [C, H, W] in [0, 1]. number: of the class that is explained.
+            maps: by operation, each [H, W] in [0, 1]. distances: of the maps from their limits, or NaN.
+        """
+        model, settings = self.model, self.settings
+        self.written += 1
+        for operation in [name for name, heatmap in maps.items() if is_degenerate(heatmap[None])]:
+            self.degenerate += 1
+            tqdm.write(f"degenerate: the {operation} map of {pic.path.name} is constant or not finite; "
+                       "it is shown as zeros", file=sys.stderr)
+        class_name, picture = model.class_name(number), plots.rgb(raw)
+        heatmaps = {operation: heatmap.float().numpy() for operation, heatmap in maps.items()}
+        title = [f"{class_name} ({number})" if model.labels else class_name, model.label, pic.path.name]
+        title += [settings.definition] if settings.definition != "paper" else []
+        tiles = {"picture": picture} | {operation: plots.overlay(picture, heatmap)
+                                        for operation, heatmap in heatmaps.items()}
+        captions = {operation: f"± {distance:.2g} from its limit"
+                    for operation, distance in distances.items() if not math.isnan(distance)}
+        panel = f"{model.name}_{safe(class_name)}_{safe(pic.stem)}"
+        plots.save_panel(Path(settings.results_dir) / f"{panel}.png", " · ".join(title), tiles, captions)
+        pixels = hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()[:16]
+        facts = {"picture": pic.path.name, "pixels": pixels, "target": pic.target, "explained": number,
+                 "class": class_name, **self.recipe}
+        self.gallery.add(panel, facts, picture, heatmaps)
+        for operation, heatmap in heatmaps.items() if settings.save_heatmaps_masks else ():
+            path = map_file(settings.heatmaps_dir, pic.stem, operation, model.name)
+            with whole_file(path) as temporary:
+                np.save(temporary, heatmap)
+            plots.save_picture(path.with_name(f"{path.stem}_mask.png"), picture * heatmap[..., None])

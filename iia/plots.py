@@ -1,4 +1,4 @@
-"""Draws overlays, panels and curves."""
+"""Draws overlays, panels and curves, and writes pictures."""
 
 import math
 import textwrap
@@ -14,12 +14,12 @@ from torch import Tensor
 from .runs import whole_file
 
 CELL = 2.3          # inches, the side of a picture in a panel
-COLUMNS = 5         # at most, in a row
-OVERLAY = 0.5       # the share of the colours in an overlay
+COLUMNS = 5         # of a panel, at most
+OVERLAY = 0.5       # the share of the map's colours in an overlay
 
 
 def rgb(picture: Tensor) -> np.ndarray:
-    """A raw picture [C, H, W] (grey, RGB or RGBA) as it is looked at, [H, W, 3]."""
+    """A raw picture [C, H, W] (grey, RGB or RGBA) as it is shown, [H, W, 3]."""
     return picture[:3].expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
@@ -29,16 +29,16 @@ def overlay(picture: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     return (1 - OVERLAY) * picture + OVERLAY * colours
 
 
-def save_picture(path: str | Path, pixels: np.ndarray) -> None:
-    """Write a picture [H, W, 3] in [0, 1]."""
+def save_picture(path: str | Path, pixels: np.ndarray, **options: object) -> None:
+    """Write a picture [H, W, 3] in [0, 1]; the options are Pillow's."""
     with whole_file(path) as temporary:
-        Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(temporary)
+        Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(temporary, **options)
 
 
 def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray],
-               below: Mapping[str, str] | None = None) -> None:
-    """Write a panel: pictures [H, W, 3] in [0, 1] in rows, each under its name and above what is said `below`
-    it, all under the title."""
+               captions: Mapping[str, str] | None = None) -> None:
+    """Write a panel of pictures [H, W, 3] in [0, 1], each under its name and above its caption, if it has one.
+    """
     rows = math.ceil(len(tiles) / COLUMNS)
     columns = math.ceil(len(tiles) / rows)                # rows of even length
     title = textwrap.fill(title, max(24, 26 * columns))
@@ -46,13 +46,13 @@ def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray],
                     layout="compressed")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(rows, columns, squeeze=False).flat
-    for place, (name, pixels) in zip(axes, tiles.items()):
-        place.imshow(pixels.clip(0, 1))
-        place.set_title(name, fontsize=10)
-        place.text(0.5, -0.02, (below or {}).get(name, ""), fontsize=8, ha="center", va="top",
-                   transform=place.transAxes)
-    for place in figure.axes:
-        place.set_axis_off()
+    for plot, (name, pixels) in zip(axes, tiles.items()):
+        plot.imshow(pixels.clip(0, 1))
+        plot.set_title(name, fontsize=10)
+        plot.text(0.5, -0.02, (captions or {}).get(name, ""), fontsize=8, ha="center", va="top",
+                  transform=plot.transAxes)
+    for plot in figure.axes:
+        plot.set_axis_off()
     with whole_file(path) as temporary:
         figure.savefig(temporary)
 
@@ -60,27 +60,29 @@ def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray],
 def save_curves(path: str | Path, title: str, axes: Mapping[str, np.ndarray],
                 curves: Mapping[str, Mapping[str, Sequence[float]]],
                 labels: Mapping[str, tuple[str, str]], ticks: Sequence[str] = ()) -> None:
-    """Write the curves of several operations, a plot for each metric.
+    """Write the curves of several operations, in a plot for each metric.
 
-    An operation keeps its colour under all definitions ("iia", "iia@release"), whose lines are dotted.
+    An operation has one colour under all definitions; the line of one that is named, as in "iia@release", is
+    dotted.
 
     Args:
-        axes: {metric: where its points lie}. curves: {operation: {metric: its points}}.
-        labels: {metric: what its x and y say}. ticks: names of x = 0, 1, ..., instead of numbers.
+        axes: {metric: x of its points}. curves: {operation: {metric: y of its points}}.
+        labels: {metric: (label of x, label of y)}. ticks: names for x = 0, 1, ... instead of the numbers.
     """
-    names = [name for name in axes if any(name in own for own in curves.values())]
+    names = [name for name in axes if any(name in points for points in curves.values())]
     rows, columns = math.ceil(len(names) / 4), min(len(names), 4)
     methods = list(dict.fromkeys(operation.partition("@")[0] for operation in curves))
     figure = Figure(figsize=(3.4 * columns + 2.2, 3.1 * rows + 0.4), dpi=110, layout="constrained")
     for place, name in enumerate(names, 1):
         plot = figure.add_subplot(rows, columns, place)
-        for operation, own in curves.items():
+        for operation, points in curves.items():
             method, _, definition = operation.partition("@")
             number = methods.index(method)
-            if name in own:
-                plot.plot(axes[name], own[name], ":" if definition else ("-", "--", "-.")[number // 10 % 3],
-                          color="silver" if method == "random" else f"C{number % 10}", label=operation)
-        lowest = min(0, *(point for own in curves.values() for point in own.get(name, ())))
+            if name in points:
+                plot.plot(axes[name], points[name], label=operation,
+                          linestyle=":" if definition else ("-", "--", "-.")[number // 10 % 3],
+                          color="silver" if method == "random" else f"C{number % 10}")
+        lowest = min(0, *(y for points in curves.values() for y in points.get(name, ())))
         plot.set(title=name, xlabel=labels[name][0], ylabel=labels[name][1], ylim=(lowest, None),
                  xlim=(0, axes[name][-1]))
         if ticks:

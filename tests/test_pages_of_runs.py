@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import iia
-from iia import explanation_table, gallery, generator, page
+from iia import explanation_table, gallery, generator, run_pages
 from iia.errors import UserError
 
 from .conftest import toy_vit
@@ -99,12 +99,13 @@ def test_the_best_and_the_worst(better, best, worst, tmp_path):
             raise UserError("gone")
         return PICTURE
 
-    found = page.find_extremes(tmp_path, rows, better, picture, lambda index, _: HEAT if index == 7 else None)
+    heatmap = lambda index, _: HEAT if index == 7 else None
+    found = run_pages.find_extremes(tmp_path, rows, better, picture, heatmap)
     assert [[int(own["name"]) for own in found["a/b"][part]] for part in ("best", "worst")] == [best, worst]
     tiles = {own["name"]: own for part in found["a/b"].values() for own in part}
     assert not tiles["8"]["picture"] and tiles["7"]["map"] and not tiles["6"]["map"]
     assert tiles["6"]["value"] == "6"
-    few = page.find_extremes(tmp_path, rows[:3], better, picture)["a/b"]
+    few = run_pages.find_extremes(tmp_path, rows[:3], better, picture)["a/b"]
     assert [len(few["best"]), len(few["worst"])] == [2, 1]                   # no picture twice
-    same = page.find_extremes(tmp_path, rows[:4].assign(value=1.0), better, picture)["a/b"]
+    same = run_pages.find_extremes(tmp_path, rows[:4].assign(value=1.0), better, picture)["a/b"]
     assert [own["name"] for own in same["best"]] == ["0", "1"]
