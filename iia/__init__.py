@@ -16,11 +16,11 @@ __all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> object:
-    """Import a name when it is first asked for: torch takes seconds, which `--help` need not wait for."""
+    """Import a name when it is first used: torch takes seconds, for which `--help` need not wait."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(import_module(f".{_PLACES[name]}", __name__), name)
-    return found
+    globals()[name] = value = getattr(import_module(f".{_PLACES[name]}", __name__), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What is explained, as a call gives it: the network, its pictures, and classes or a target function."""
+"""Checks what a call is to explain: the network, its pictures, and the classes or a target function."""
 
 from collections.abc import Sequence
 
@@ -9,22 +9,22 @@ from .errors import UserError
 from .models import CNN, ViT, wrap
 from .models.model import Model, Target
 
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def sized(model: nn.Module, pictures: Tensor) -> CNN | ViT:
-    """The network, wrapped where it is not yet, as it reads pictures of this size.
+    """The network, wrapped if it is not yet, set up for pictures of this size.
 
     Raises:
         UserError: it does not read such pictures.
     """
     if not isinstance(pictures, Tensor) or pictures.layout != torch.strided or pictures.is_nested:
-        kind = "a sparse or nested one" if isinstance(pictures, Tensor) else type(pictures).__name__
-        raise UserError(f"pictures are a torch tensor [B, C, H, W], not {kind}; iia.load_pictures makes one "
+        given = "a sparse or nested one" if isinstance(pictures, Tensor) else type(pictures).__name__
+        raise UserError(f"pictures are a torch tensor [B, C, H, W], not {given}; iia.load_pictures makes one "
                         "from files.")
     channels = model.channels if isinstance(model, Model) else None
     if pictures.ndim != 4 or channels not in (None, pictures.shape[1]) or not pictures.is_floating_point():
-        raise UserError(f"pictures are [B, {channels or 'C'}, H, W] of floating point, not "
+        raise UserError(f"pictures are [B, {channels or 'C'}, H, W] in floating point, not "
                         f"{list(pictures.shape)} of {pictures.dtype}.")
     if not isinstance(model, Model):
         model = wrap(model, image_size=tuple(pictures.shape[-2:]), in_chans=pictures.shape[1])
@@ -41,37 +41,37 @@ def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequen
     """The classes as int64 [B] on the pictures' device; zeros where a target function is explained.
 
     Raises:
-        UserError: they are no whole numbers, not as many as the pictures, or no classes of the network; or
-            the target function gives no number for each picture.
+        UserError: they are not whole numbers, not as many as the pictures, or not classes of the network; or
+            the target function does not return a number for each picture.
     """
     if target is not None:
         if classes is not None:
-            raise UserError("classes and target both say what is explained; give one of them.")
+            raise UserError("classes and target both say what is explained; give only one of them.")
         check_target(target, model, pictures[:1])
         return torch.zeros(len(pictures), dtype=torch.int64, device=pictures.device)
     try:
-        given = torch.as_tensor(classes, device=pictures.device)
-        whole = given.dtype in WHOLE and given.layout == torch.strided
+        numbers = torch.as_tensor(classes, device=pictures.device)
+        whole = numbers.dtype in WHOLE_NUMBERS and numbers.layout == torch.strided
     except (ValueError, TypeError, RuntimeError):
         whole = False
     if not whole:
         raise UserError(f"classes are whole numbers, one for each picture or one for all, not {classes!r}.")
-    if given.ndim > 1 or given.numel() not in (1, len(pictures)):
+    if numbers.ndim > 1 or numbers.numel() not in (1, len(pictures)):
         raise UserError(f"classes are [{len(pictures)}] as the pictures, or one for all, "
-                        f"not {list(given.shape)}.")
+                        f"not {list(numbers.shape)}.")
     if model.headless:
-        raise UserError(f"{model.name} ends without a head: its {model.classes} outputs are features, no "
+        raise UserError(f"{model.name} ends without a head: its {model.classes} outputs are features, not "
                         "classes. Give it its head, or say with target= which function of them is explained.")
-    if ((given < 0) | (given >= model.classes)).any():
-        raise UserError(f"classes {given.tolist()}: {model.name} has the classes 0..{model.classes - 1}.")
-    return given.to(torch.int64).expand(len(pictures))
+    if ((numbers < 0) | (numbers >= model.classes)).any():
+        raise UserError(f"classes {numbers.tolist()}: {model.name} has the classes 0..{model.classes - 1}.")
+    return numbers.to(torch.int64).expand(len(pictures))
 
 
 def check_target(target: Target, model: CNN | ViT, picture: Tensor) -> None:
-    """Try a target function on the logits of a picture [1, C, H, W], alone and beside another row.
+    """Try a target function on the logits of a picture [1, C, H, W], alone and together with another row.
 
     Raises:
-        UserError: it gives no number for each row, none with a gradient, or mixes rows.
+        UserError: it does not return a number for each row, has no gradient, or mixes rows.
     """
     if not callable(target):
         raise UserError(f"target is a function of the logits [N, classes], not {type(target).__name__}.")
@@ -79,15 +79,15 @@ def check_target(target: Target, model: CNN | ViT, picture: Tensor) -> None:
         logits = model(picture)
     with torch.enable_grad():
         rows = torch.cat([logits, logits.flip(1) + 1]).requires_grad_()
-        alone, both = target(rows[:1].clone()), target(rows.clone())
-    for value, count in ((alone, 1), (both, 2)):
+        alone, together = target(rows[:1].clone()), target(rows.clone())
+    for value, count in ((alone, 1), (together, 2)):
         if not isinstance(value, Tensor) or value.shape != (count,):
             raise UserError("target returns one number for each row of the logits, a tensor [N], not "
                             f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__} "
                             f"for {count} row{'s' * (count > 1)}.")
     if not (alone.requires_grad and alone.is_floating_point()):
-        raise UserError("target returns what has no gradient with respect to the logits, as an argmax, a "
-                        f"comparison, a constant or what is detached ({alone.dtype}).")
-    if not torch.allclose(alone[0], both[0], rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise UserError("target mixes the rows of the logits; each number is of its own row alone, since "
-                        "rows are points of different paths.")
+        raise UserError("what target returns has no gradient with respect to the logits, as of an argmax, a "
+                        f"comparison, a constant or a detached tensor ({alone.dtype}).")
+    if not torch.allclose(alone[0], together[0], rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise UserError("target mixes the rows of the logits; each number must depend on its own row alone, "
+                        "since the rows are points of different paths.")

@@ -8,18 +8,18 @@ from types import ModuleType
 
 
 class UserError(Exception):
-    """The input or the environment is wrong. Scripts print the message without a traceback."""
+    """The input or the environment is wrong. Scripts print only the message, without a traceback."""
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """" Did you mean 'near'?" for the nearest allowed name, in any case; "" where none is near."""
+    """" Did you mean 'near'?" for the nearest allowed name, whatever its case; "" where none is near."""
     names = {each.lower(): each for each in allowed}
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
     return f" Did you mean {names[near[0]]!r}?" if near else ""
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str], more: str = "") -> UserError:
-    """The error for a name that is in no table: the nearest match first, then all that is allowed."""
+    """The error for an unknown name; its message has the nearest match, then all names that are allowed."""
     allowed = list(allowed)
     listed = ", ".join([*allowed, more] if more else allowed)
     return UserError(f"{kind} {name!r} is unknown.{did_you_mean(name, allowed)} Allowed: {listed}.")

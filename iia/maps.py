@@ -1,4 +1,4 @@
-"""From a raw map to the finished one: upsampled to the picture and scaled to [0, 1]; and where it is kept."""
+"""Finishes raw maps, upsampled to the picture and scaled to [0, 1], and names their files."""
 
 import hashlib
 import re
@@ -12,8 +12,8 @@ from torch import Tensor
 def minmax(maps: Tensor) -> Tensor:
     """Scale each map [..., H, W] to [0, 1] by its own minimum and maximum.
 
-    The one guarded normalisation of the project: a constant or non-finite map becomes zeros, never
-    NaN. A proper map has a maximum of 1, so `is_degenerate` can tell the two apart afterwards.
+    This is the only normalisation of maps in the project. A constant or non-finite map becomes zeros, never
+    NaN. A proper map has a maximum of 1, so `is_degenerate` can still tell the two apart.
     """
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     proper = torch.isfinite(low) & torch.isfinite(high) & torch.isfinite(high - low) & (high > low)
@@ -22,7 +22,7 @@ def minmax(maps: Tensor) -> Tensor:
 
 
 def is_degenerate(maps: Tensor) -> Tensor:
-    """Which finished maps [B, H, W] say nothing (they were constant or non-finite): bool [B]."""
+    """Which finished maps [B, H, W] are empty, since they were constant or non-finite: bool [B]."""
     return maps.flatten(1).amax(1) == 0
 
 
@@ -38,18 +38,18 @@ def finish(raw: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def safe(name: str) -> str:
-    """A name as a part of a file name: without odd characters, and no longer than a disk allows."""
+    """A name that can be part of a file name: without odd characters, and no longer than a disk allows."""
     return shortened(re.sub(r"[^\w.-]+", "_", name).strip("_") or "_")
 
 
 def shortened(name: str, most: int = 90) -> str:
-    """A name of at most so many bytes; of a longer one its start, and a hash of it all."""
-    whole = name.encode()
-    if len(whole) <= most:
+    """The name if it has at most so many bytes, else its start and a hash of the whole."""
+    encoded = name.encode()
+    if len(encoded) <= most:
         return name
-    return f"{whole[:most - 9].decode(errors='ignore')}_{hashlib.sha256(whole).hexdigest()[:8]}"
+    return f"{encoded[:most - 9].decode(errors='ignore')}_{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
 def map_file(folder: str | Path, stem: str, operation: str, model_name: str) -> Path:
-    """Where the finished map of a picture lies, as a float32 array."""
+    """The file of a picture's finished map, a float32 array [H, W]."""
     return Path(folder) / f"{stem}_{operation}_{model_name}.npy"
