@@ -4,8 +4,8 @@
     NoiseTunnel(bridges.CaptumIIA(network)).attribute(pictures, target=285)
     bridges.GradCamIIA(network, [network.layer4])(pictures, [ClassifierOutputTarget(285)])
 
-Each takes an unwrapped network, explains it as it is at the time of the call, and passes `operation`, `layer`,
-`steps` and every other keyword on to `iia.explain`. None of these packages is imported here.
+Each takes an unwrapped network, explains it as it is at the time of the call, and passes `operation`,
+`layer`, `steps` and every other keyword on to `iia.explain`. None of these packages is imported here.
 """
 
 import functools
@@ -54,9 +54,8 @@ def quantus_explain(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, m
             metrics such as MPRT expect; or as `iia.explain`.
     """
     if isinstance(model, Model):
-        raise UserError("Quantus changes the weights of the network that it is given, but iia's model is a "
-                        "snapshot with weights of its own: give it the network itself (that of "
-                        "iia.load_model is model.network).")
+        raise UserError("Quantus changes the weights of what it is given, and a snapshot made by iia keeps "
+                        "its own: give it the network itself (that of iia.load_model is model.network).")
     maps = explain(model, as_input(model, inputs), targets, **{"operation": method} | maps_alone(options))
     return maps[:, None].cpu().numpy()
 
@@ -98,7 +97,7 @@ class CaptumIIA:
             raise UserError(f"inputs are one tensor of pictures [B, C, H, W], not a tuple of {len(inputs)}.")
         pictures = inputs[0] if isinstance(inputs, tuple) else inputs
         if isinstance(target, tuple):
-            raise UserError(f"target is a class, or a list with one for each picture, not the tuple {target}.")
+            raise UserError(f"target is a class, or a list of one for each picture, not the tuple {target}.")
         if return_convergence_delta:
             options["return_error"] = True
         else:

@@ -12,7 +12,7 @@ also at the same time, and the one that writes it last has seen them all. `pytho
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class Gallery:
 
     def __init__(self, folder: str | Path = "qualitive_results",
                  tables: str | Path = "explanation_results") -> None:
-        self.folder, self.figures = Path(folder), cache(partial(read_figures, Path(tables)))
-        self.known, self.added, self.write_at = {}, 0, 1.0
+        self.folder, self.added, self.write_at = Path(folder), 0, 1.0
+        self.figures, self.read_row = cache(partial(read_figures, Path(tables))), cache(read_row)
         sweep(self.folder)
 
     def add(self, name: str, facts: dict, picture: np.ndarray, maps: Mapping[str, np.ndarray]) -> None:
@@ -86,17 +86,13 @@ class Gallery:
 
     def rows(self) -> list[dict]:
         """The finished rows: their facts, "folder", and "maps", {operation: the remark on its map}."""
-        rows = []
-        for folder in listed(self.folder / PARTS):
-            files = tuple(listed(folder))
-            if (folder, files) not in self.known:      # a row without a new file is not read again
-                self.known[folder, files] = read_row(folder, files)
-            rows.append(self.known[folder, files])
+        # a row without a new file is not read again
+        rows = [self.read_row(folder, tuple(listed(folder))) for folder in listed(self.folder / PARTS)]
         order = ("picture", "class", "model", "folder")
         return sorted(filter(None, rows), key=lambda row: [row[name] for name in order])
 
 
-def read_row(folder: Path, files: Sequence[Path]) -> dict | None:
+def read_row(folder: Path, files: tuple[Path, ...]) -> dict | None:
     """The row that is made of these files; None where it is not finished. Files that it lacks use for are
     named."""
     try:
@@ -129,19 +125,19 @@ def read_figures(tables: Path, recipes: frozenset[str]) -> dict[tuple, dict[str,
     for path in sorted(tables.glob("**/per_image.csv")):
         try:
             summary = json.loads(path.with_name("summary.json").read_bytes())
-            made, settings = summary["identity"], summary["settings"]
-            made["steps"] = made.get("INTERPOLATION_STEPS", made.get("ITERATION_STEPS"))
-            foreign = made.get("heatmaps_dir") is not None or made["protocol"] != "paper"
-            if foreign or recipe(made) not in recipes:
+            run, settings = summary["identity"], summary["settings"]
+            run["steps"] = run.get("INTERPOLATION_STEPS", run.get("ITERATION_STEPS"))
+            foreign = run.get("heatmaps_dir") is not None or run["protocol"] != "paper"
+            if foreign or recipe(run) not in recipes:
                 continue
             rows = pd.read_csv(path, dtype={"id": str, "operation": str}, usecols=lambda name: name in {
                 "id", "operation", "target", "explained", *METRICS}).dropna(subset="explained")
             for row in rows.to_dict("records"):
                 name, _, definition = row["operation"].partition("@")
                 if definition and settings.get("ITERATION_STEPS", 0) is None:
-                    continue               # it took the default steps of its definition, not those of `made`
-                facts = made | {"definition": definition or made["definition"], "picture": row["id"],
-                                "target": int(row["target"]), "explained": int(row["explained"])}
+                    continue               # it took the default steps of its definition, not those of the run
+                facts = run | {"definition": definition or run["definition"], "picture": row["id"],
+                               "target": int(row["target"]), "explained": int(row["explained"])}
                 figures.setdefault(key_of(facts, name), {}).update(
                     {metric: row[metric] for metric in METRICS if pd.notna(row.get(metric))})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
@@ -156,7 +152,8 @@ def recipe(facts: dict) -> str:
 
 def key_of(facts: dict, operation: str) -> tuple:
     """What a map of a row shares with the line of a table that measured it."""
-    return recipe(facts), *(facts[name] for name in ("definition", "picture", "target", "explained")), operation
+    explanation = (facts[name] for name in ("definition", "picture", "target", "explained"))
+    return recipe(facts), *explanation, operation
 
 
 if __name__ == "__main__":

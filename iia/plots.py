@@ -37,8 +37,7 @@ def save_picture(path: str | Path, pixels: np.ndarray, **options: object) -> Non
 
 def save_panel(path: str | Path, title: str, tiles: Mapping[str, np.ndarray],
                captions: Mapping[str, str] | None = None) -> None:
-    """Write a panel of pictures [H, W, 3] in [0, 1], each under its name and above its caption, if it has one.
-    """
+    """Write a panel of pictures [H, W, 3] in [0, 1], each with its name above and its caption below."""
     rows = math.ceil(len(tiles) / COLUMNS)
     columns = math.ceil(len(tiles) / rows)                # rows of even length
     title = textwrap.fill(title, max(24, 26 * columns))

@@ -59,8 +59,9 @@ class Settings(SimpleNamespace):
 def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") -> NoReturn:
     """Run a script's `main` with its settings: `run(main, globals())`; `epilog` is shown below its `--help`.
 
-    The exit code is what `main` returns. A UserError, a file that the system refuses and too little memory are
-    printed as one message (exit code 2). Ctrl-C ends the script quietly (130). The process keeps freed memory.
+    The exit code is what `main` returns. A UserError, a file that the system refuses and a lack of memory are
+    printed as one message (exit code 2). Ctrl-C ends the script quietly (130). The process keeps freed
+    memory.
     """
     keep_freed_memory()
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ class Coco(SegmentationDataset):
     """The pictures of val2017 with at least one annotation, by ascending id; crowds count too."""
 
     name, title, default_root = "coco", "COCO val2017", "data/COCO"
-    places, layout = ("", "2017"), {INSTANCES: "", PICTURES: "/000000000139.jpg ... (5,000 pictures)"}
+    layout = {INSTANCES: "", PICTURES: "/000000000139.jpg ... (5,000 pictures)"}
     fetch = ("http://images.cocodataset.org/zips/val2017.zip (0.8 GB) and\n"
              "http://images.cocodataset.org/annotations/annotations_trainval2017.zip (0.25 GB),\n"
              "and unpack both there,")
+
+    def places(self, root: Path) -> Sequence[Path]:
+        return [root, root / "2017"]
 
     def open(self, folder: Path) -> None:
         annotations, self.pictures = folder / INSTANCES, folder / PICTURES

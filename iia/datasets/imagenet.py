@@ -91,9 +91,11 @@ def class_folders(folder: Path, names: ClassNames) -> dict[str, int]:
         UserError: only some folders are of classes, or pictures of ImageNet lie beside them.
     """
     inside = os.scandir(folder) if folder.is_dir() else ()
-    classes = {entry.name: class_of(entry.name, names, entry.path) for entry in inside
+    classes = {entry.name: names.find(entry.name) for entry in inside
                if entry.is_dir() and not entry.name.startswith(".")}
-    foreign = sorted(name for name, number in classes.items() if number is None)
+    for name in [name for name, numbers in classes.items() if len(numbers) > 1]:
+        raise UserError(f"{folder / name}: {names.ambiguity(name)}. Its WordNet id would tell which.")
+    foreign = sorted(name for name, numbers in classes.items() if not numbers)
     if len(foreign) == len(classes) and not any(map(WNID.fullmatch, foreign)):
         return {}
     if foreign:
@@ -103,15 +105,7 @@ def class_folders(folder: Path, names: ClassNames) -> dict[str, int]:
     if beside := len(numbered(folder)):
         raise UserError(f"{folder} holds folders of classes, and {beside} of ImageNet's pictures beside "
                         "them: it is half unpacked. Remove it and unpack it again, or sort them in.")
-    return classes
-
-
-def class_of(name: str, names: ClassNames, place: str) -> int | None:
-    """The class of that name, or None; raises UserError where several classes have the name."""
-    try:
-        return names.find(name)
-    except ValueError as why:
-        raise UserError(f"{place}: {why}. Its WordNet id would tell which.") from why
+    return {name: number for name, (number,) in classes.items()}
 
 
 def read_class_folders(folder: Path, classes: dict[str, int]) -> tuple[Entries, list[str]]:
@@ -155,11 +149,11 @@ def read_ground_truth(path: Path, lines: list[str], images_dir: Path,
         line, place = lines[number - 1].strip(), f"{path}:{number}"
         if line not in wnids:
             problems.append(f"{place}: {line!r} is no class of {metas[0]}")
-        elif (target := class_of(wnids[line], names, place)) is None:
+        elif len(targets := names.find(wnids[line])) != 1:
             raise UserError(f"{place}: the network is not known to have the class {wnids[line]}; list the "
                             "pictures with its own classes in a pics_file.")
         else:
-            entries.append((picture, target, place))
+            entries.append((picture, targets[0], place))
     return entries, problems
 
 

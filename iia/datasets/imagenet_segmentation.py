@@ -25,9 +25,9 @@ class ImageNetSegmentation(SegmentationDataset):
     fetch = ("http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat (one file of some GB)\n"
              "and put it there")
 
-    def elsewhere(self, root: Path) -> Sequence[Path]:
-        """The project's root, where the published code has the file, unless another place was asked for."""
-        return (Path(), PROJECT_DIR) if root == Path(self.default_root) else ()
+    def places(self, root: Path) -> Sequence[Path]:
+        """`root` and, unless it was asked for, the project's root, where the published code has the file."""
+        return [root, Path(), PROJECT_DIR] if root == Path(self.default_root) else [root]
 
     def open(self, folder: Path) -> None:
         h5py = needed("h5py", "the data set", "segmentation")

@@ -62,12 +62,13 @@ class ClassNames:
                 numbers.setdefault(name, []).append(number)
         return numbers
 
-    def find(self, name: str) -> int | None:
-        """The class of that name; None where there is none. Raises ValueError where there are several."""
-        numbers = self.numbers.get(name.casefold(), [])
-        if len(numbers) > 1:
-            raise ValueError(f"{name!r} is the name of classes {', '.join(map(str, numbers))}")
-        return numbers[0] if numbers else None
+    def find(self, name: str) -> list[int]:
+        """The classes of that name: mostly one, or none."""
+        return self.numbers.get(name.casefold(), [])
+
+    def ambiguity(self, name: str) -> str:
+        """What to say of a name that several classes have."""
+        return f"{name!r} is the name of classes {', '.join(map(str, self.find(name)))}"
 
     def near(self, name: str) -> str:
         """" Did you mean 'cat'?" for the nearest name; "" where none is near, or after `HINTS` calls."""

@@ -4,7 +4,6 @@ WordNet id), or ImageNet's, as `imagenet` finds them."""
 import hashlib
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,12 +115,11 @@ def read_line(text: str, names: ClassNames) -> tuple[str, int]:
             raise ValueError(f"class {target} is not in 0..{names.classes - 1}")
         return name[0], int(target)
     for space in re.finditer(r"\s+", text):
-        try:
-            number = names.find(text[space.end():])
-        except ValueError as why:
-            raise ValueError(f"{why}; give a number") from why
-        if number is not None:
-            return text[:space.start()], number
+        numbers = names.find(text[space.end():])
+        if len(numbers) > 1:
+            raise ValueError(f"{names.ambiguity(text[space.end():])}; give a number")
+        if numbers:
+            return text[:space.start()], numbers[0]
     target = re.split(r"\.\w+\s+", text)[-1] if re.search(r"\.\w+\s", text) else target
     either = " and no class's name" if names.labels else ""
     raise ValueError(f"class {target!r} is not a number{either}; want {WANTED}.{names.near(target)}")
@@ -159,15 +157,13 @@ def choose(pics: list[Pic], every_nth: int | None, per_class: int | None) -> lis
     pics = sorted(pics, key=by_name)[::every_nth]
     if per_class is None:
         return pics
-    drawn, counts = [], Counter()
+    classes: dict[int, list[Pic]] = {}
     for pic in sorted(pics, key=lambda pic: (hashlib.sha256(pic.path.name.encode()).digest(), by_name(pic))):
-        if counts[pic.target] < per_class:
-            counts[pic.target] += 1
-            drawn.append(pic)
-    if few := sum(count < per_class for count in counts.values()):
-        print(f"note: {few} of {len(counts)} classes have fewer than per_class={per_class} pictures",
+        classes.setdefault(pic.target, []).append(pic)
+    if few := sum(len(of_class) < per_class for of_class in classes.values()):
+        print(f"note: {few} of {len(classes)} classes have fewer than per_class={per_class} pictures",
               file=sys.stderr)
-    return sorted(drawn, key=by_name)
+    return sorted((pic for of_class in classes.values() for pic in of_class[:per_class]), key=by_name)
 
 
 def by_name(pic: Pic) -> tuple:

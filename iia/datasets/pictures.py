@@ -125,17 +125,14 @@ def load_pictures(paths: Sequence[str | Path], model) -> Tensor:
         UserError: no path, a picture that is missing or cannot be decoded, or a network of other than 1, 3 or
             4 channels.
     """
-    if isinstance(paths, (str, Path)):
-        paths = [paths]
     if not hasattr(model, "channels"):
         raise UserError("load_pictures wants the model that iia.load_model or iia.wrap returned, not "
                         f"{type(model).__name__}.")
-    paths = list(paths) if isinstance(paths, Iterable) else [paths]
-    if not all(isinstance(path, (str, Path)) for path in paths):
-        raise UserError("paths are names of picture files; a picture that is a tensor already goes to "
-                        "iia.explain.")
-    if not paths:
-        raise UserError("paths is empty; name at least one picture.")
+    several = isinstance(paths, Iterable) and not isinstance(paths, (str, Path))
+    paths = list(paths) if several else [paths]
+    if not paths or not all(isinstance(path, (str, Path)) for path in paths):
+        raise UserError("paths are the names of picture files, at least one; a picture that is a tensor "
+                        "already goes to iia.explain.")
     raw = torch.stack([squash(open_picture(path, model.channels, upright=True), model.size)
                        for path in paths])
     return normalise(raw, model.mean, model.std).to(model.device)

@@ -44,8 +44,7 @@ class SegmentationDataset(Dataset):
     name: str                     # in the names of folders
     title: str                    # in messages
     default_root: str             # where the scripts look for it
-    places = ("",)                # the folders in root where it may lie; the first is shown to who lacks it
-    layout: dict[str, str]        # what must be there: files and folders, each with an example of its content
+    layout: dict[str, str]        # what it has: files and folders, each with an example of its content
     fetch: str                    # what to download, and what to do with it
     ids: list[str]
     sources: Sequence[Path] = ()  # the files that list its samples: results are not kept when they change
@@ -55,17 +54,16 @@ class SegmentationDataset(Dataset):
         self.mean, self.std = (mean, std) if mean else RAW
         self.mode, self.size = mode_of(len(self.mean)), parse_size(size)
         root = Path(self.default_root if root is None else root)
-        folders = [*(root / place for place in self.places), *self.elsewhere(root)]
-        present = [folder for folder in folders if all((folder / path).exists() for path in self.layout)]
+        places = self.places(root)
+        present = [folder for folder in places if all((folder / path).exists() for path in self.layout)]
         if not present:
-            tree = [f"  {Path(self.places[0], path).as_posix()}{inside}"
-                    for path, inside in self.layout.items()]
-            raise missing(self.title, root, self.fetch, "\n".join([f"{root}/", *tree]))
+            tree = [f"{places[0]}/", *(f"  {path}{inside}" for path, inside in self.layout.items())]
+            raise missing(self.title, root, self.fetch, "\n".join(tree))
         self.open(present[0])
 
-    def elsewhere(self, root: Path) -> Sequence[Path]:
-        """The folders outside `root` where it may lie too."""
-        return ()
+    def places(self, root: Path) -> Sequence[Path]:
+        """The folders where it may lie, the usual one first."""
+        return [root]
 
     def open(self, folder: Path) -> None:
         """Fill in `ids` and `sources` from the folder that holds the data set."""
@@ -120,10 +118,8 @@ def missing(name: str, root: Path, fetch: str, tree: str) -> UserError:
 
 def found_in(root: Path, most: int = 8) -> str:
     """What there is at a path, in words."""
-    if not root.exists():
-        return f"{root} does not exist."
     if not root.is_dir():
-        return f"{root} is a file; dataset_root is a folder."
+        return f"{root} {'is a file; dataset_root is a folder' if root.exists() else 'does not exist'}."
     names = sorted(root.iterdir())
     shown = ", ".join(map(outline, names[:most]))
     more = f", ... ({len(names)} names)" if len(names) > most else ""

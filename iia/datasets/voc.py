@@ -1,5 +1,6 @@
 """Pascal VOC 2012, the 1,449 pictures of its segmentation val set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,16 @@ class Voc(SegmentationDataset):
     """
 
     name, title, default_root = "voc", "VOC 2012", "data/VOC"
-    places = ("VOCdevkit/VOC2012", "VOC2012", "TrainVal/VOCdevkit/VOC2012", "")
     picture_list = "ImageSets/Segmentation/val.txt"
     layout = {picture_list: "", "JPEGImages": "/2007_000033.jpg ...",
               "SegmentationClass": "/2007_000033.png ..."}
     fetch = ("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (1.9 GB)\n"
              "and unpack it there\n"
              "(or torchvision.datasets.VOCSegmentation(root, download=True))")
+
+    def places(self, root: Path) -> Sequence[Path]:
+        """As VOC's own archive and torchvision unpack it, and other people's archives."""
+        return [root / path for path in ("VOCdevkit/VOC2012", "VOC2012", "TrainVal/VOCdevkit/VOC2012", "")]
 
     def open(self, folder: Path) -> None:
         self.folder, path = folder, folder / self.picture_list

@@ -27,9 +27,9 @@ def has_imagenet_classes(model) -> bool:
 
 
 def imagenet_classes(category: str) -> tuple[int, ...]:
-    """The numbers of the ImageNet classes that belong to a category of VOC ("aeroplane") or COCO ("airplane").
+    """The ImageNet classes that belong to a category of VOC ("aeroplane") or COCO ("airplane"), by number.
 
-    It is () where ImageNet has none, as for 23 of COCO's categories, "person" among them.
+    They are () where ImageNet has none, as for 23 of COCO's categories, "person" among them.
 
     Raises:
         UserError: neither data set has such a category.

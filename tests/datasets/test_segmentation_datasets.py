@@ -56,7 +56,8 @@ def test_missing_data_are_described(kind, tmp_path):
     with pytest.raises(UserError) as error:
         kind(tmp_path / "nowhere")
     assert "Fetch http" in str(error.value) and "GB" in str(error.value)
-    assert f"    {tmp_path / 'nowhere'}/\n      " in str(error.value)                   # the tree
+    tree = str(error.value).partition(f"    {tmp_path / 'nowhere'}/")[2].splitlines()[1:]
+    assert [line.strip() for line in tree[:-1]] == [f"{path}{inside}" for path, inside in kind.layout.items()]
     assert f"Found instead: {tmp_path / 'nowhere'} does not exist." in str(error.value)
     with pytest.raises(UserError, match="is empty"):
         kind(tmp_path)
