@@ -100,10 +100,10 @@ class Panels:
         self.model, self.settings, self.written, self.degenerate = model, settings, 0, 0
         self.gallery = Gallery(settings.results_dir, settings.tables_dir)
         self.recipe = {"model": model.label, "weights": weights_of(model),
-                       "layer": model.cut(options["layer"]), "steps": options["steps"],
-                       "quadrature": options["quadrature"], "baseline": options.get("baseline"), "definition": settings.definition,
-                       "precision": settings.precision, "picture size": list(model.size),
-                       "images_dir": settings.images_dir}
+                       "layer": model.cut(options["layer"]),
+                       **{name: options.get(name) for name in ("steps", "quadrature", "baseline")},
+                       "definition": settings.definition, "precision": settings.precision,
+                       "picture size": list(model.size), "images_dir": settings.images_dir}
         write_json(Path(settings.results_dir) / f"{model.name}_settings.json",
                    {"settings": settings.values(), "model": model.label, "versions": versions()})
 

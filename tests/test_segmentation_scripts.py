@@ -86,7 +86,7 @@ def test_released_coco_pictures_are_not_normalised(coco):
     ("--num_workers=-1", "num_workers is -1"), ("--save_overlays=-1", "save_overlays is -1"),
     ("--operations=iia,ia", "operation 'ia' is unknown"), ("--definition=papers", "Did you mean 'paper'"),
     ("--FEATURE_LAYER_NUMBER=99", "no layer of efficientnet_lite0"),
-    ("--dataset_root=file", "file is a file; dataset_root is a folder"),
+    ("--dataset_root=file", "file is a file; name the folder around it"),
     ("--dataset_root=nowhere", "nowhere does not exist"),
     ("--results_dir=file", "cannot write to"), ("--results_dir=/proc/results", "cannot write to")])
 def test_what_is_wrong_is_said_before_the_first_picture(flag, said, coco, capsys, monkeypatch):

@@ -25,6 +25,7 @@ class Coco(SegmentationDataset):
              "and unpack both there,")
 
     def places(self, root: Path) -> Sequence[Path]:
+        """`root`, or the folder of the year in it."""
         return [root, root / "2017"]
 
     def open(self, folder: Path) -> None:
@@ -33,7 +34,7 @@ class Coco(SegmentationDataset):
         self.sources = [annotations]
         with (rephrased(f"{annotations} cannot be read as COCO's instances", ": it is cut short or another "
                         "file. Unpack it again from annotations_trainval2017.zip."),
-              contextlib.redirect_stdout(io.StringIO())):          # it tells what it is doing
+              contextlib.redirect_stdout(io.StringIO())):          # it reports what it does
             self.coco = COCO(str(annotations))
             self.numbers = sorted(self.coco.imgToAnns)
         if not self.numbers:
@@ -91,10 +92,10 @@ def good_parts(segmentation: list | dict | None, height: int, width: int) -> lis
     lengths = counts if isinstance(counts, list) else runs(counts)
     if list(segmentation["size"]) != [height, width]:
         raise ValueError("a mask of another size")
-    if not all(type(length) is int for length in lengths):           # pycocotools would cut fractions off
-        raise TypeError("a run-length code of other than whole numbers")
-    if min(lengths) < 0 or sum(lengths) != height * width:
-        raise ValueError("a run-length code that does not fill its mask")
+    # pycocotools would cut fractions off
+    whole = all(type(length) is int and length >= 0 for length in lengths)
+    if not whole or sum(lengths) != height * width:
+        raise ValueError("a run-length code that does not fill its mask, or not with whole numbers")
     return {"size": [height, width], "counts": counts}
 
 

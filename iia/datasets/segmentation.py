@@ -119,7 +119,7 @@ def missing(name: str, root: Path, fetch: str, tree: str) -> UserError:
 def found_in(root: Path, most: int = 8) -> str:
     """What there is at a path, in words."""
     if not root.is_dir():
-        return f"{root} {'is a file; dataset_root is a folder' if root.exists() else 'does not exist'}."
+        return f"{root} {'is a file; name the folder around it' if root.exists() else 'does not exist'}."
     names = sorted(root.iterdir())
     shown = ", ".join(map(outline, names[:most]))
     more = f", ... ({len(names)} names)" if len(names) > most else ""

@@ -30,7 +30,7 @@ class Voc(SegmentationDataset):
              "(or torchvision.datasets.VOCSegmentation(root, download=True))")
 
     def places(self, root: Path) -> Sequence[Path]:
-        """As VOC's own archive and torchvision unpack it, and other people's archives."""
+        """As the archive of VOC and torchvision lay it out, and three other ways that are seen."""
         return [root / path for path in ("VOCdevkit/VOC2012", "VOC2012", "TrainVal/VOCdevkit/VOC2012", "")]
 
     def open(self, folder: Path) -> None:

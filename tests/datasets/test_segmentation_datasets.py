@@ -64,7 +64,7 @@ def test_missing_data_are_described(kind, tmp_path):
     (tmp_path / "something.zip").write_text("")
     with pytest.raises(UserError, match="holds something.zip"):
         kind(tmp_path)
-    with pytest.raises(UserError, match="is a file; dataset_root is a folder"):
+    with pytest.raises(UserError, match="is a file; name the folder around it"):
         kind(tmp_path / "something.zip")
 
 
