@@ -51,14 +51,13 @@ def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequen
         return torch.zeros(len(pictures), dtype=torch.int64, device=pictures.device)
     try:
         numbers = torch.as_tensor(classes, device=pictures.device)
-        whole = numbers.dtype in WHOLE_NUMBERS and numbers.layout == torch.strided
+        fit = (numbers.dtype in WHOLE_NUMBERS and numbers.layout == torch.strided
+               and numbers.ndim <= 1 and numbers.numel() in (1, len(pictures)))
     except (ValueError, TypeError, RuntimeError):
-        whole = False
-    if not whole:
-        raise UserError(f"classes are whole numbers, one for each picture or one for all, not {classes!r}.")
-    if numbers.ndim > 1 or numbers.numel() not in (1, len(pictures)):
-        raise UserError(f"classes are [{len(pictures)}] as the pictures, or one for all, "
-                        f"not {list(numbers.shape)}.")
+        fit = False
+    if not fit:
+        raise UserError(f"classes are whole numbers, one for each of the {len(pictures)} pictures or one for "
+                        f"all, not {classes!r}.")
     if model.headless:
         raise UserError(f"{model.name} ends without a head: its {model.classes} outputs are features, not "
                         "classes. Give it its head, or say with target= which function of them is explained.")

@@ -114,8 +114,7 @@ def from_flags(script: dict, arguments: list[str], epilog: str = "") -> Settings
 def commented_variables(source: str) -> dict[str, str]:
     """The variables between the first two lines of dashes, each with the comment that follows it, which may
     go on in the lines below."""
-    _, *block = source.split("\n# ---")
-    block = "#" + block[0] if block else ""
+    block = "#" + (source + "\n# ---").split("\n# ---")[1]
     lines, comments = block.encode().splitlines(), {}         # bytes, in which ast counts its columns
     for node in ast.parse(block).body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)):

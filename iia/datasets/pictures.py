@@ -44,7 +44,7 @@ def open_picture(path: str | Path, channels: int = 3, upright: bool = False) -> 
     mode = mode_of(channels)
     with rephrased(f"{path} cannot be decoded as a picture", kind=PictureError):
         if not Path(path).is_file():                       # a folder, or a pipe, which would never end
-            raise PictureError(f"{path} is {'no file' if Path(path).exists() else 'missing'}")
+            raise PictureError(f"{path} is {'not a file' if Path(path).exists() else 'missing'}")
         with Image.open(path) as picture:
             picture.load()
             levels = in_8_bits(picture, path) if picture.mode[0] in "IF" else picture
@@ -62,13 +62,10 @@ def in_8_bits(picture: Image.Image, path: str | Path) -> Image.Image:
     """
     levels = np.asarray(picture, dtype=np.float64)
     low, high = levels.min(), levels.max()
-    if picture.mode.startswith("I;16") or picture.format == "PNG":
-        top = 65535
-    elif picture.mode == "F":
-        top = 1 if high <= 1 else 255
-    else:
-        top = 255 if high <= 255 else 65535
-    if not (np.isfinite(levels).all() and 0 <= low and high <= top):
+    deep = picture.mode.startswith("I;16") or picture.format == "PNG"
+    scales = (65535,) if deep else (1, 255) if picture.mode == "F" else (255, 65535)
+    top = min((scale for scale in scales if high <= scale), default=None)
+    if top is None or low < 0 or not np.isfinite(levels).all():
         raise PictureError(f"{path} has grey levels from {low:g} to {high:g}, whose scale is not known; "
                            "save it with 8 bits a pixel, or as 0..1")
     scaled = Image.fromarray((levels * (255 / top)).round().astype(np.uint8))

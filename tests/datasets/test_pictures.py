@@ -71,7 +71,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     for name in ("pipe.png", "folder.png"):
-        with pytest.raises(PictureError, match="is no file"):
+        with pytest.raises(PictureError, match="is not a file"):
             open_picture(tmp_path / name)
     with pytest.raises(PictureError, match="cannot be decoded"):
         open_picture(tmp_path / ("long" * 100))
