@@ -8,6 +8,7 @@ Each takes an unwrapped network, explains it as it is at the time of the call, a
 `layer`, `steps` and every other keyword on to `iia.explain`. None of these packages is imported here.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 
@@ -108,7 +109,7 @@ class CaptumIIA:
         return (maps, *delta) if return_convergence_delta else maps
 
 
-class GradCamIIA:
+class GradCamIIA(contextlib.AbstractContextManager):
     """grad-cam's interface; the maps of several layers are averaged, as there.
 
     Args:
@@ -149,11 +150,8 @@ class GradCamIIA:
                                 for x, target in zip(pictures, targets)]) for layer in self.target_layers]
         return minmax(torch.stack(of_layers).mean(0)).float().cpu().numpy()
 
-    def __enter__(self) -> "GradCamIIA":
-        return self
-
     def __exit__(self, *_) -> None:
-        """Nothing is left that would have to be released."""
+        """Do nothing: grad-cam's own classes release their hooks here, and this one holds none."""
 
 
 def of_rows(target: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
