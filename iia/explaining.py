@@ -80,7 +80,7 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
         raw = with_halving(raw_maps, batch_size).detach()
         if not return_error:
             return finish(raw, tuple(x.shape[-2:]), model.upsampling)
-        maps, *guesses = (finish(own, tuple(x.shape[-2:]), model.upsampling) for own in raw)
+        maps, *guesses = (finish(each, tuple(x.shape[-2:]), model.upsampling) for each in raw)
         return maps, distance_to_limit(maps, guesses, options.steps)
 
 

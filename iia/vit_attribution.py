@@ -63,7 +63,7 @@ def ablation_attention(model: ViT, x: Tensor, y: Tensor, options: IIAOptions) ->
     for rows in chunks(len(x), options.batch_size):
         with model.casting(x), torch.enable_grad():
             at = model.passes.record(x[rows], len(model.blocks) - 1)
-            last = [A.detach().requires_grad_() for A in model.passes.own(at)]
+            last = [A.detach().requires_grad_() for A in model.passes.own_attention(at)]
             logits, _ = model.passes.finish(at, last)
             G = torch.autograd.grad(class_or_target(logits, y[rows], options.target).sum(), last,
                                     retain_graph=True)
@@ -127,7 +127,7 @@ def last_block(model: ViT, at: Passed, y: Tensor, rule: Rule, at_point: AtPoint,
     Returns:
         [..., P, h, w].
     """
-    end, total = model.passes.own(at) if end is None else end, 0
+    end, total = model.passes.own_attention(at) if end is None else end, 0
     for a, w in rule:
         total = total + w * at_point(contributions(model, at, scaled(a, end), y, target))
     return total
@@ -149,7 +149,7 @@ def block_before(model: ViT, at: Passed, y: Tensor, rule: Rule, at_point: AtPoin
 
 def through_block(model: ViT, at: Passed, rule: Rule) -> Iterator[tuple[Passed, Tensor]]:
     """The pass behind its next block, at each point of that block's path, and the point's weight."""
-    end = model.passes.own(at)
+    end = model.passes.own_attention(at)
     for a, w in rule:
         yield model.passes.through(at, scaled(a, end)), w
 
@@ -197,7 +197,7 @@ def plain_run(model: ViT, x: Tensor, y: Tensor,
 
 def by_block(model: ViT, matrices: Sequence[Tensor]) -> list[Tensor]:
     """The matrices of a block's parallel parts as more heads of that block."""
-    return [torch.cat([m for m, own in zip(matrices, model.block_of, strict=True) if own == b], 1)
+    return [torch.cat([m for m, block in zip(matrices, model.block_of, strict=True) if block == b], 1)
             for b in range(len(model.blocks))]
 
 

@@ -56,7 +56,7 @@ def test_recording_does_not_change_the_logits(changes, pictures):
     logits, attention = model.passes.plain(x)
     torch.testing.assert_close(logits, net(x), rtol=0, atol=1e-10)
     at = model.passes.record(x, len(model.blocks) - 1)
-    last = model.passes.own(at)
+    last = model.passes.own_attention(at)
     assert model.by_rows and last[0].shape[2] == 1
     torch.testing.assert_close(model.passes.finish(at, last)[0], net(x), rtol=0, atol=1e-10)
     torch.testing.assert_close(attention[0].sum(-1), torch.ones_like(attention[0].sum(-1)))

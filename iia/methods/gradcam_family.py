@@ -70,8 +70,8 @@ def scorecam(model: CNN, x: Tensor, y: Tensor, options: IIAOptions) -> Tensor:
     first pass: EfficientNet-Lite0's 1,280 take 770 MB for each picture of a batch.
     """
     u, score = model.features(x, options.layer), model.score(options.layer, target=options.target)
-    scores = [score(model.features(masked, options.layer), own.expand(len(masked)))
-              for channels, picture, own in zip(u, x, y, strict=True)
+    scores = [score(model.features(masked, options.layer), label.expand(len(masked)))
+              for channels, picture, label in zip(u, x, y, strict=True)
               for masked in masked_pictures(channels, picture, options.batch_size)]
     w = torch.cat(scores).view(u.shape[:2]).softmax(1)
     return torch.einsum("bc,bchw->bhw", w, u).relu()
@@ -128,7 +128,7 @@ class SignedAblation(AblationCAM):
         weights = super().get_cam_weights(input_tensor, target_layer, targets, activations, grads)
         with torch.no_grad():
             logits = self.model(input_tensor)
-        signs = [np.sign(float(target(own))) for target, own in zip(targets, logits, strict=True)]
+        signs = [np.sign(float(target(row))) for target, row in zip(targets, logits, strict=True)]
         return weights * np.array(signs)[:, None]
 
 
@@ -162,10 +162,10 @@ def at_layer(kind: type[BaseCAM], model: CNN, x: Tensor, y: Tensor, options: IIA
 
 def maps(cam: BaseCAM, inputs: Tensor, y: Tensor, score: Score) -> Tensor:
     """What the library makes of inputs [B, C, h, w]: maps [B, h, w] in [0, 1]."""
-    explained = [lambda logits, own=own: score(logits[None], own)[0] for own in y.split(1)]
+    explained = [lambda logits, label=label: score(logits[None], label)[0] for label in y.split(1)]
     with torch.enable_grad():
-        found = cam(inputs.detach().requires_grad_(), explained)
-    return torch.from_numpy(found).to(inputs)
+        heatmaps = cam(inputs.detach().requires_grad_(), explained)
+    return torch.from_numpy(heatmaps).to(inputs)
 
 
 @contextlib.contextmanager

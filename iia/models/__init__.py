@@ -107,13 +107,13 @@ def own_size(network: nn.Module) -> tuple[int, int] | None:
             or getattr(getattr(network, "config", None), "image_size", None)
             or getattr(network, "image_size", None)
             or (getattr(network, "pretrained_cfg", None) or {}).get("input_size", ())[1:])
-    own = (says, says) if isinstance(says, int) else tuple(says or ())
-    return own if len(own) == 2 else None
+    size = (says, says) if isinstance(says, int) else tuple(says or ())
+    return size if len(size) == 2 else None
 
 
 def sizes_of(network: nn.Module, given: tuple[int, int] | None) -> list[tuple[int, int]]:
     """The sizes of pictures to try, (height, width): the one given, else its own and then the usual ones."""
     if given is not None:
         return [given]
-    own = own_size(network)
-    return ([own] if own else []) + [(size, size) for size in SIZES]
+    size = own_size(network)
+    return ([size] if size else []) + [(side, side) for side in SIZES]

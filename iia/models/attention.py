@@ -60,7 +60,7 @@ class AnyPass:
         yield logits, self.whole.logits
         at = Passed(self.whole.probe, len(self.blocks) - 2, kept=kept[:-2])
         for _ in range(2):                    # the second finds what the first wrote to
-            last = self.own(behind := self.through(at, self.own(at)))
+            last = self.own_attention(behind := self.through(at, self.own_attention(at)))
             yield last[-1], A[-1][:, :, :last[-1].shape[2]]
             yield self.finish(behind, last)[0], self.whole.logits
 
@@ -70,7 +70,7 @@ class AnyPass:
         return Passed(x, stop, seen, kept)
 
     @torch.no_grad()
-    def own(self, at: Passed) -> list[Tensor]:
+    def own_attention(self, at: Passed) -> list[Tensor]:
         """The next block's own attention, a matrix [B, heads, N, N] for each parallel part."""
         return self.run(at.x, at.kept, at.put, at.blocks + 1)[2][-self.block_of.count(at.blocks):]
 
@@ -104,12 +104,12 @@ class AnyPass:
         first = sum(block < len(outputs) for block in self.block_of)
 
         def see(A: Tensor) -> Tensor:
-            own, number = by_heads(A, len(x)), first + len(seen)
-            if own is None or own.shape[-1] != self.tokens or number >= len(self.block_of):
+            matrix, number = by_heads(A, len(x)), first + len(seen)
+            if matrix is None or matrix.shape[-1] != self.tokens or number >= len(self.block_of):
                 return A
-            own = put.get(number, own)
-            starts = torch.is_grad_enabled() and not own.requires_grad
-            seen.append(own.detach().requires_grad_() if starts else own)
+            matrix = put.get(number, matrix)
+            starts = torch.is_grad_enabled() and not matrix.requires_grad
+            seen.append(matrix.detach().requires_grad_() if starts else matrix)
             return seen[-1].reshape(A.shape)
 
         def answer(number: int, call: Callable, *args: object, **kwargs: object) -> object:

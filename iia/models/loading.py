@@ -72,13 +72,13 @@ def load_model(name: str, weights_path: str | None = None, allow_random_weights:
 def shape_of(network: nn.Module, state: dict[str, Tensor]) -> dict[str, int]:
     """Where a state dict is of another number of classes or channels than the network, these numbers: the
     arguments of `build` that differ."""
-    own, classes = network.state_dict(), getattr(network, "num_classes", 1000)
-    pairs = [(own[name].shape, state[name].shape) for name in own
-             if name in state and own[name].shape != state[name].shape]
+    wanted, classes = network.state_dict(), getattr(network, "num_classes", 1000)
+    pairs = [(value.shape, state[name].shape) for name, value in wanted.items()
+             if name in state and value.shape != state[name].shape]
     found = {"num_classes": {new[0] for old, new in pairs if old[1:] == new[1:] and old[0] == classes},
              "in_chans": {new[1] for old, new in pairs
                           if len(old) == len(new) == 4 and old[1] == 3 and old[2:] == new[2:]}}
     head = f"{getattr(network, 'pretrained_cfg', {}).get('classifier')}.weight"
     # timm's has no head
-    found["num_classes"] |= {len(state[head])} if head in state and head not in own else set()
+    found["num_classes"] |= {len(state[head])} if head in state and head not in wanted else set()
     return {name: values.pop() for name, values in found.items() if len(values) == 1}

@@ -28,8 +28,8 @@ def quick_copy(whole: Snapshot) -> nn.Module:
 
 
 def put(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(network.get_submodule(parent), own, module)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, module)
 
 
 def foldable(network: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:

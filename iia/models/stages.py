@@ -21,8 +21,8 @@ def stages(layers: list[Layer], network: nn.Module) -> list[Layer]:
     """The layers that are numbered: the ends of the network's parts, as its containers name them."""
     ends = []
     for name in part_names("", [layer.name for layer in layers], network):
-        own = [layer for layer in layers if f"{layer.name}.".startswith(f"{name}.")]
-        ends.append(next((layer for layer in own if layer.name == name), own[-1]))
+        inside = [layer for layer in layers if f"{layer.name}.".startswith(f"{name}.")]
+        ends.append(next((layer for layer in inside if layer.name == name), inside[-1]))
     return [layer for layer in ends if layer.name.split(".")[-1] not in POINTWISE]
 
 
@@ -69,7 +69,7 @@ def find_by_name(model: "CNN", layer: object) -> Layer:
     """
     if isinstance(layer, nn.Module):
         name = model.modules_names.get(layer) or next(
-            (name for name, own in model.network.named_modules() if own is layer), None)
+            (name for name, module in model.network.named_modules() if module is layer), None)
         if not name:
             raise UserError(f"the layer given ({type(layer).__name__}) is no module of {model.name}.")
         layer = name

@@ -121,7 +121,7 @@ class RowPass(AnyPass):
         last = max(token for token, read in enumerate(found.read) if read) + 1
         self.read = last if last <= prefix else len(found.read)     # a maximum takes any patch
 
-    def own(self, at: Passed) -> list[Tensor]:
+    def own_attention(self, at: Passed) -> list[Tensor]:
         rows = self.read if at.blocks == len(self.blocks) - 1 else self.tokens
         return [self.attention(self.blocks[at.blocks], at.kept[-1].detach(), rows)]
 
@@ -130,8 +130,8 @@ class RowPass(AnyPass):
         return Passed(at.x, at.blocks + 1, at.recorded + attention, [tokens])
 
     def finish(self, at: Passed, attention: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        own = self.attention
-        at = self.through(at, attention or [own(self.blocks[at.blocks], at.kept[-1], self.read)])
+        attention = attention or [self.attention(self.blocks[at.blocks], at.kept[-1], self.read)]
+        at = self.through(at, attention)
         return self.head(at.kept[-1]), at.recorded
 
     def head(self, tokens: Tensor) -> Tensor:

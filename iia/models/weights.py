@@ -118,8 +118,8 @@ def packaged_state_dict(module: str, network: nn.Module) -> dict[str, Tensor]:
     file = next(value for name, value in vars(importlib.import_module(module)).items()
                 if name.endswith("ModelFile"))
     state = read_state_dict(file.get_model_file_path())
-    names, values = ([name for name, value in own.items() if value.is_floating_point()]
-                     for own in (network.state_dict(), state))
+    names, values = ([name for name, value in tensors.items() if value.is_floating_point()]
+                     for tensors in (network.state_dict(), state))
     return {name: state[value] for name, value in zip(names, values, strict=True)}
 
 
@@ -167,21 +167,22 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str | Pa
     Raises:
         UserError: says how many and which tensors do not fit.
     """
-    own = network.state_dict()
+    wanted = network.state_dict()
     state = {_OLD_DENSENET.sub(r"\1", name): value for name, value in state.items()
-             if name in own or not _ONLY_TRAINED.match(name)}
-    counters = {name for name in own if name.endswith("num_batches_tracked")}   # not in older files
-    problems = {"missing": [name for name in own if name not in state and name not in counters],
-                "unknown": [name for name in state if name not in own],
-                "of another shape": [f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-                                     for name in own
-                                     if name in state and state[name].shape != own[name].shape]}
-    problems["of whole numbers"] = [name for name in own if name in state and own[name].is_floating_point()
+             if name in wanted or not _ONLY_TRAINED.match(name)}
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}   # not in older files
+    problems = {"missing": [name for name in wanted if name not in state and name not in counters],
+                "unknown": [name for name in state if name not in wanted],
+                "of another shape": [f"{name} {tuple(state[name].shape)} instead of {tuple(shaped.shape)}"
+                                     for name, shaped in wanted.items()
+                                     if name in state and state[name].shape != shaped.shape]}
+    problems["of whole numbers"] = [name for name, value in wanted.items()
+                                    if name in state and value.is_floating_point()
                                     and not state[name].is_floating_point()]
-    said = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in problems.items() if names]
-    if said:
+    complaints = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                  for what, names in problems.items() if names]
+    if complaints:
         raise UserError(f"the weights in {origin} are not those of {type(network).__name__} as it was asked "
-                        f"for: {'; '.join(said)}; it wants exactly its own {len(own) - len(counters)} "
-                        "tensors.")
+                        f"for: {'; '.join(complaints)}; it wants exactly its own "
+                        f"{len(wanted) - len(counters)} tensors.")
     network.load_state_dict(state, strict=False)      # strict by the check above, but for the counters
