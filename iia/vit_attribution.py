@@ -101,7 +101,7 @@ def at_zero(model: ViT, x: Tensor, y: Tensor, options: IIAOptions, follow: Calla
             inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """What `inner` makes of the picture 0 for each class of y, [..., B, h, w], computed once a class."""
     kept = model.contributions_at_zero if options.target is None else {}
-    about = (follow, replace(options, batch_size=0, target=None), x.shape[1:], x.dtype, x.device)
+    about = follow, replace(options, batch_size=0, target=None)
     wanted = y.unique()
     found = {c: kept[c, about] for c in wanted.tolist() if (c, about) in kept}
     missing = torch.tensor([c for c in wanted.tolist() if c not in found], dtype=y.dtype, device=y.device)

@@ -71,14 +71,20 @@ def test_what_is_shared_is_shared_for_the_same_path_only(changed, vgg, pictures,
     ("vgg", {"steps": 2}, {"steps": 3}), ("vgg", {"layer": 4}, {"layer": 6}),
     ("vgg", {}, {"operation": "iia-triple"}), ("vgg", {}, {"definition": "release"}),
     ("vit", {"steps": 2}, {"steps": 3}), ("vit", {"operation": "iia"}, {"operation": "iia-triple"}),
-    ("vit", {"operation": "iia-triple"}, {"operation": "iia"}), ("vit", {}, {"classes": [1, 1, 6]})])
+    ("vit", {"operation": "iia-triple"}, {"operation": "iia"}), ("vit", {}, {"classes": [1, 1, 6]}),
+    ("vit", {}, {"quadrature": "trapezoid"}), ("vit", {}, {"quadrature": "graded"}),
+    ("vit", {}, {"definition": "release"}), ("vit", {}, {"return_error": True}),
+    ("vit", {"return_error": True}, {}),
+    ("vit", {"classes": None, "target": lambda logits: logits[:, 3]}, {"classes": [0, 0, 0]})])
 def test_what_a_model_keeps_of_the_picture_zero_is_for_the_same_explanation_only(
         kind, first, second, pictures, classes, request):
     network, usual = request.getfixturevalue(kind), {"classes": classes, "steps": 2}
     model = iia.wrap(network, image_size=16)
     iia.explain(model, pictures, **usual | first)
     found = iia.explain(model, pictures, **usual | second)
-    assert torch.equal(found, iia.explain(iia.wrap(network, image_size=16), pictures, **usual | second))
+    fresh = iia.explain(iia.wrap(network, image_size=16), pictures, **usual | second)
+    for one, other in zip(found, fresh, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_what_a_model_keeps_of_the_picture_zero_is_for_pictures_of_one_size(vgg, pictures, classes):

@@ -61,10 +61,10 @@ class CNN(Model):
         self.half = HALVES.get(precision)
         self.in_half = half_copy(self.quick, self.half) if self.half else None
         self._segments: dict[tuple, nn.Module] = {}
-        self._values: dict[tuple, Tensor] = {(None, self.device, self.dtype): whole.logits}
+        self._values: dict[Cut | None, Tensor] = {None: whole.logits}
         last = self._stages[-1]
         if last.name in found.values and not whole.alone:
-            self._values[self.cut_of(last), self.device, self.dtype] = found.values[last.name]
+            self._values[self.cut_of(last)] = found.values[last.name]
         self._at_zero: dict[tuple, Tensor] = {}
         self.shared = Shared()
         tail = self.segment(self.quick, self.cut_of(self._stages[-1]), None)
@@ -143,7 +143,7 @@ class CNN(Model):
 
     def segment(self, network: Snapshot, start: Cut, stop: Cut | None) -> Segment:
         """The part of the network from a cut to another (None: to the logits), proven, or UserError."""
-        key = network is self.quick, network is self.in_half, start, stop, self.device, self.dtype
+        key = network is self.quick, network is self.in_half, start, stop
         if key not in self._segments:
             self._segments[key] = self._make_segment(network, start, stop)
         return self._segments[key]
@@ -179,12 +179,11 @@ class CNN(Model):
     @torch.no_grad()
     def _value(self, cut: Cut | None) -> Tensor:
         """What the network itself has at a cut for the probe, [2, C, h, w] (None: its logits)."""
-        key = cut, self.device, self.dtype
-        if key not in self._values:
+        if cut not in self._values:
             probe = self.whole.probe.to(self.device, self.dtype)
             run = Segment(self.whole, None, None if cut is None else self.layer(cut), self.calls)
-            self._values[key] = probe if cut == 0 else run(probe)
-        return self._values[key]
+            self._values[cut] = probe if cut == 0 else run(probe)
+        return self._values[cut]
 
     def stages(self, start: Cut, stop: Cut, x: Tensor) -> Tensor:
         """Run from one cut to another without a gradient: [N, C, h, w] -> [N, C', h', w']."""
@@ -201,7 +200,7 @@ class CNN(Model):
 
     def at_zero(self, cut: Cut, like: Tensor) -> Tensor:
         """The representation of the baseline picture (all zeros), [1, C, h, w], computed once."""
-        key = (cut, like.shape[1:], like.dtype, like.device)
+        key = cut, like.shape[1:]
         if key not in self._at_zero:
             self._at_zero[key] = self.features(torch.zeros_like(like[:1]), cut)
         return self._at_zero[key]
@@ -229,7 +228,7 @@ class CNN(Model):
         Of a last linear layer only the classes' own rows are computed, if that gives the same.
         """
         tail = self.tail(cut, definition, self.quick)
-        key = "rows", cut, definition, self.device, self.dtype
+        key = "rows", cut, definition
         if key not in self._segments:
             self._segments[key] = by_rows_of(tail, self._head, self._value(cut)) if self._head else None
         rows = self._segments[key] if target is None else None

@@ -79,15 +79,15 @@ class Model(nn.Module):
         Raises:
             UserError: the network does not read them.
         """
-        if tuple(shape) == tuple(self.whole.probe.shape[1:]):
+        shape = tuple(shape)
+        if shape == tuple(self.whole.probe.shape[1:]):
             return self
-        key = (tuple(shape), self.device, self.dtype)
         with ONE_AT_A_TIME:
-            if key not in self._sizes:
-                self._sizes[key] = self._made_for(shape)
+            if shape not in self._sizes:
+                self._sizes[shape] = self._made_for(shape)
             while len(self._sizes) > SIZES_KEPT:
                 self._sizes.pop(next(iter(self._sizes)))
-            return self._sizes[key]
+            return self._sizes[shape]
 
     def _made_for(self, shape: tuple[int, int, int]) -> "Model":
         try:
