@@ -163,6 +163,16 @@ def test_a_list_of_other_files_of_the_same_names_is_another_run(place):
     assert len(list((place / "results").iterdir())) == 2 and figures[0][0] != figures[1][0]
 
 
+def test_a_list_with_other_classes_is_another_run(place):
+    """Its figures are not those of the classes that were asked for before."""
+    found = []
+    for target in (0, 1):
+        (place / "list.txt").write_text(f"p0.png {target}\n")
+        explanation_table.table(Scrambles(), chosen(place, operations=["random"], heatmaps_dir=None))
+        found.append([row["target"] for row in rows_of(results(place))])
+    assert found == [["0"], ["1"]] and len(list((place / "results").iterdir())) == 2
+
+
 def test_road_without_its_package_is_said_first(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam.metrics.road", None)
     with pytest.raises(UserError, match="pip install grad-cam"):

@@ -1,6 +1,8 @@
 """What a table is known by: each identity has a folder of its own, and nothing is moved or believed."""
 
 import os
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from iia import runs
 from iia.errors import UserError
 from iia.evaluation import runner
 from iia.evaluation.identity import HARMLESS, digest, file_signatures, fingerprint, identity, weights_of
-from iia.settings import Settings
+from iia.settings import Settings, commented_variables
 from tests.evaluation.runs_of_numbers import evaluate, files, whole
 from tests.evaluation.toys import Scrambles
 
@@ -69,6 +71,10 @@ def test_fingerprint_tells_weights_and_statistics_apart():
         same[0].weight[0, 0] += 1e-6
     assert fingerprint(one) != fingerprint(same)
     assert fingerprint(one) != fingerprint(one.bfloat16())
+    twins = {"a": torch.ones(2), "b": torch.ones(2)}
+    named = [mock.Mock(state_dict=lambda names=names: dict(zip(names, twins.values())))
+             for names in (["a", "b"], ["b", "a"])]
+    assert fingerprint(named[0]) != fingerprint(named[1])
 
 
 def test_a_table_knows_a_network_by_its_own_weights_and_not_by_its_quicker_copies(vgg):
@@ -89,8 +95,18 @@ def test_a_setting_that_changes_comes_or_goes_is_another_identity():
     assert identity(model, Settings(**base), 4) != usual != identity(model, Settings(**base), 3, maps="1-a")
     assert identity(model, Settings(**base | {"device": "cuda", "num_workers": 0, "FEATURE_LAYER_NUMBER": 3}),
                     3) == usual
-    assert not HARMLESS & {"definition", "precision", "batch_size", "figures", "explained_class",
-                           "heatmaps_dir", "images_dir", "INTERPOLATION_STEPS", "ITERATION_STEPS"}
+
+
+def test_every_setting_that_can_change_a_number_is_in_a_tables_identity():
+    """Of all scripts that make a table: who adds a setting says here whether it changes numbers."""
+    scripts = [path for path in Path(__file__).parents[2].glob("*.py")
+               if path.stem.startswith(("explanation", "pointing", "sanity", "seg"))]
+    settings = set().union(*(commented_variables(path.read_text(encoding="utf-8")) for path in scripts))
+    assert len(scripts) == 10
+    assert settings - HARMLESS == {
+        "baseline", "batch_size", "definition", "every_nth", "explained_class", "figures", "heatmaps_dir",
+        "images_dir", "INTERPOLATION_STEPS", "ITERATION_STEPS", "per_class", "precision", "protocol",
+        "quadrature", "seeds"}
 
 
 def test_a_file_of_equal_size_that_was_replaced_has_another_signature(tmp_path):
