@@ -190,3 +190,13 @@ def test_what_two_maps_show_alike_is_seen_once(setting, monkeypatch):
     ours.information_curves(model, pictures, classes, maps.roll(1, 0), endpoints=ends)
     ours.information_curves(model, pictures, classes, maps, endpoints=ends, exact=True)
     assert filled == [3 * len(ours.THRESHOLDS) - 6] * 2
+
+
+def test_a_picture_has_a_curve_where_the_answer_is_sure_and_blurring_takes_answer_and_information_away():
+    cases = [(1.0, 0.2, 90.0, True), (0.79, 0.2, 90.0, False), (1.0, 1.0, 90.0, False),
+             (1.0, 0.2, 100.0, False)]
+    answer, blurred, size, wanted = zip(*cases)
+    both = lambda column: torch.tensor(column)[:, None].repeat(1, 2)
+    ends = ours.CurveEndpoints(None, None, torch.tensor(size), torch.full((4,), 100.0), both(blurred),
+                               both(answer))
+    assert [ends.usable(name, ours.SURE).tolist() for name in ("AIC", "SIC")] == [list(wanted)] * 2

@@ -124,3 +124,9 @@ def test_counts_are_whole_numbers():
     row = rows(*random_case("smooth"))[0]
     assert all(type(row[name]) is kind for name, kind in segmentation.COLUMNS.items())
     assert row["tp"] + row["fp"] + row["fn"] + row["tn"] == N * N
+
+
+def test_the_interval_of_pictures_that_are_all_alike_is_the_metric_itself():
+    made = pd.DataFrame(rows(*random_case("smooth"))[:1] * 7)
+    for name, value in segmentation.metrics(made).items():
+        np.testing.assert_allclose(segmentation.metric_intervals(made)[name], [value, value], rtol=1e-12)
