@@ -21,18 +21,21 @@ def detached_copy(network: nn.Module) -> nn.Module:
     Hooks on gradients are left out: they change what is asked, not the network.
     """
     memo: dict[int, object] = {}
-    for module in network.modules():
-        for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
-            if isinstance(tensor, Tensor) and id(tensor) not in memo:
-                values = tensor.detach().clone()
-                frozen = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if frozen else values
-        for kind in HOOKS:
-            memo |= {id(hook): hook for hook in getattr(module, kind).values()}
-        memo |= {id(getattr(module, kind)): {} for kind in ("_backward_hooks", "_backward_pre_hooks")}
     try:
-        copied = copy.deepcopy(network, memo).eval()
-    except Exception as why:                # locks, files, generators: whatever a module may hold
+        for module in network.modules():
+            for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
+                if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                    values = tensor.detach().clone()
+                    frozen = isinstance(tensor, nn.Parameter)
+                    memo[id(tensor)] = nn.Parameter(values, requires_grad=False) if frozen else values
+            for kind in HOOKS:
+                memo |= {id(hook): hook for hook in getattr(module, kind).values()}
+            memo |= {id(getattr(module, kind)): {} for kind in ("_backward_hooks", "_backward_pre_hooks")}
+        copied = copy.deepcopy(network, memo)
+        if not set(network.modules()).isdisjoint(copied.modules()):
+            raise TypeError("a part of it is its own copy")
+        copied.eval()
+    except Exception as why:                # locks, files, lazy weights: whatever a module may hold
         raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: "
                         f"{first_line(why)}); "
                         "take what cannot be copied out of it.") from why
@@ -48,6 +51,8 @@ def detached_copy(network: nn.Module) -> nn.Module:
         for name, value in vars(module).items():
             if isinstance(value, (types.FunctionType, types.MethodType)):    # a forward of this object's own
                 vars(module)[name] = own_copy(value, memo)
+        if vars(module).get("grad_checkpointing"):                           # timm's; it changes no value
+            module.grad_checkpointing = False
     return copied
 
 
@@ -61,14 +66,18 @@ def frozen_copy(network: nn.Module) -> nn.Module:
 def own_copy(value: object, memo: dict) -> object:
     """A copy of a hook, or of what it knows, so that it records nowhere;
     parts that cannot be copied are shared."""
+    if isinstance(value, types.FunctionType):
+        value = vars(value).get("_torchdynamo_orig_callable", value)         # what torch.compile was given
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, types.FunctionType):
-        made = types.FunctionType(value.__code__, dict(value.__globals__), value.__name__, value.__defaults__,
+        made = types.FunctionType(value.__code__, dict(value.__globals__), value.__name__, None,
                                   tuple(types.CellType() for _ in value.__closure__ or ()))
-        made.__kwdefaults__ = value.__kwdefaults__
         made.__dict__.update(value.__dict__)
         memo[id(value)] = made              # before what it knows, which may be itself
+        made.__defaults__ = value.__defaults__ and tuple(own_copy(v, memo) for v in value.__defaults__)
+        made.__kwdefaults__ = value.__kwdefaults__ and {k: own_copy(v, memo)
+                                                        for k, v in value.__kwdefaults__.items()}
         for cell, old in zip(made.__closure__ or (), value.__closure__ or ()):
             cell.cell_contents = own_copy(old.cell_contents, memo)
         for name in set(value.__code__.co_names) & set(value.__globals__):
@@ -77,7 +86,9 @@ def own_copy(value: object, memo: dict) -> object:
                 made.__globals__[name] = own_copy(known, memo)
         return made
     if isinstance(value, types.MethodType):
-        return types.MethodType(own_copy(value.__func__, memo), own_copy(value.__self__, memo))
+        of_torch = getattr(value.__func__, "__module__", None) == nn.Module.__module__
+        return types.MethodType(value.__func__ if of_torch else own_copy(value.__func__, memo),
+                                own_copy(value.__self__, memo))
     if isinstance(value, functools.partial):
         return functools.partial(own_copy(value.func, memo), *(own_copy(part, memo) for part in value.args),
                                  **{name: own_copy(part, memo) for name, part in value.keywords.items()})
