@@ -73,7 +73,7 @@ def trace(network: nn.Module, x: Tensor) -> tuple[Tensor, list[Call]]:
 
     named = {module: partial(note, name) for name, module in network.named_modules() if name}
     with answering(named):
-        return logits_of(network(x)), ended
+        return logits_of(network(x.clone())), ended
 
 
 def logits_of(output: object) -> Tensor:

@@ -152,6 +152,7 @@ class CNN(Model):
         first, last = self.layer(start), None if stop is None else self.layer(stop)
         half = network is self.in_half
         u, wanted = self._value(start), self._value(stop)
+        u = u.contiguous() if stop is None else self._laid_out(u)
         u = u.to(self.half) if half else u
         off, tolerance = (rough_difference, HALF_TOLERANCE) if half else (difference, TOLERANCE)
         why = None
@@ -191,8 +192,9 @@ class CNN(Model):
             return x
         half = self.in_half is not None and x.dtype != torch.float64
         with torch.no_grad():
-            u = channels_last(x.to(self.half) if half else x)
-            return self.segment(self.in_half if half else self.quick, start, stop)(u).to(x.dtype)
+            u = self._laid_out(x.to(self.half) if half else x)
+            made = self.segment(self.in_half if half else self.quick, start, stop)
+            return made(u).to(x.dtype).contiguous()                # as tails are proven
 
     def features(self, x: Tensor, cut: Cut) -> Tensor:
         """Pictures [N, C, H, W] -> their representation at layer `cut`, [N, C', h, w]."""
@@ -237,7 +239,11 @@ class CNN(Model):
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [N, C, H, W] -> logits [N, classes], the network's own."""
         with ONE_AT_A_TIME, products(self.precision):       # another thread may answer for the very modules
-            return self.quick(channels_last(x))
+            return self.quick(self._laid_out(x))
+
+    def _laid_out(self, u: Tensor) -> Tensor:
+        """As the network that is run was proven to read it: channels last if it is the quick copy."""
+        return u.contiguous() if self.quick is self.whole else channels_last(u)
 
 
 def channels_last(x: Tensor) -> Tensor:

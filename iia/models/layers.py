@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, first_line
 from .calls import Call, answering, first_tensor, forget, trace
+from .proof import TOLERANCE, difference
 from .snapshot import Snapshot
 
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)         # "last" is the layer before them
@@ -70,13 +71,17 @@ def find_layers(whole: Snapshot, x: Tensor) -> Traced:
         logits, calls = trace(whole.network, x)            # all rows at once, even where they mix
         try:
             torch.autograd.grad(logits.sum(), x, retain_graph=True)
-            nodes = dominators(logits.grad_fn)
+            nodes = dominators(logits.grad_fn, torch.autograd.graph.get_gradient_edge(x).node)
         except (RuntimeError, NotImplementedError) as why:
             nodes, said = [], first_line(why)
     if not nodes:
         raise UserError(f"{whole.name} has no gradient from its logits to its pictures ({said}); give a "
                         "network in floating point that does not detach or overwrite what its gradient "
                         "needs.")
+    own = x.shape == whole.probe.shape and not whole.alone
+    if own and difference(logits.detach(), whole.logits) > TOLERANCE:
+        raise UserError(f"{whole.name} answers otherwise when gradients are computed, or differently each "
+                        "time.")
     head = next((call.name for call in calls
                  if isinstance(modules[call.name], nn.Linear) and call.u is logits), None)
     place = {node: number for number, node in enumerate(nodes)}
@@ -135,8 +140,8 @@ def near_spots(u: Tensor, spots: list[tuple[int, int]]) -> bool:
     return sum(hits) >= 3
 
 
-def dominators(last: object) -> list:
-    """The nodes of autograd's graph through which everything goes, from the picture to `last`."""
+def dominators(last: object, picture: object) -> list:
+    """The nodes of autograd's graph through which everything goes, from the node `picture` to `last`."""
     order, done, stack = [], set(), [(last, False)]
     while stack:                              # nodes after those that they need
         node, ready = stack.pop()
@@ -146,12 +151,16 @@ def dominators(last: object) -> list:
             done.add(node)
             stack.append((node, True))
             stack += [(needed, False) for needed, _ in node.next_functions if needed is not None]
-    order.reverse()                           # from the logits to the picture
+    behind = {picture}
+    for node in order:
+        if any(needed in behind for needed, _ in node.next_functions):
+            behind.add(node)
+    order = [node for node in reversed(order) if node in behind]      # from the logits to the picture
     place, found, reach = {node: number for number, node in enumerate(order)}, [], 0
     for number, node in enumerate(order):
         if reach <= number:                   # nothing in front of it reads anything behind it
             found.append(node)
-        reach = max([reach, *(place[needed] for needed, _ in node.next_functions if needed is not None)])
+        reach = max([reach, *(place.get(needed, 0) for needed, _ in node.next_functions)])
     return found[::-1]
 
 

@@ -68,6 +68,7 @@ class Segment(nn.Module):
             return output
 
         x = u if self.start is None else u.new_zeros(1, *self.shape).expand(len(u), *self.shape)
+        x = x if self.waiting and self.skips else x.clone()                # the network may write to it
         modules = {module for module, _ in waiting} | ({stop} if self.stop else set())
         with answering({module: partial(answer, module) for module in modules} | instead):
             try:

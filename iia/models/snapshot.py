@@ -19,7 +19,7 @@ class Snapshot(nn.Module):
     Attributes:
         network: the copy, in float32 where the user's is in bfloat16 or half.
         probe, logits: the random pictures on which all is proven, and what the user's network says of them.
-        calls, attends: of a pass of the first of them, its calls and how many attention matrices were seen.
+        calls, attends: of a pass of the first of them, its calls and its attention, summed over heads.
         alone: whether rows run one by one, since they would mix (a batch norm without statistics).
     """
 
@@ -28,7 +28,7 @@ class Snapshot(nn.Module):
         self.network, self.name, self.alone = network, name, False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.row_by_row(lambda rows: logits_of(self.network(rows)), x)
+        return self.row_by_row(lambda rows: logits_of(self.network(rows.clone())), x)   # it may write to them
 
     def row_by_row(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """run(x), or of each row alone where rows would mix."""
@@ -38,7 +38,8 @@ class Snapshot(nn.Module):
     def sized(self, shape: tuple[int, int, int]) -> "Snapshot":
         """The same snapshot with a probe of pictures (C, H, W)."""
         other = frozen_copy(self)              # modules of its own, which may remember a size
-        other.probe = probe_pictures(shape, next(p for p in self.parameters() if p.is_floating_point()))
+        numbers = (p for p in self.parameters() if p.is_floating_point())
+        other.probe = probe_pictures(shape, next(numbers, self.probe))
         other.logits = other(other.probe)
         other.look()
         return other
@@ -46,9 +47,9 @@ class Snapshot(nn.Module):
     @torch.no_grad()
     def look(self) -> None:
         """Note `calls`, `attends` and whether rows run `alone`."""
-        seen: list[int] = []
+        seen: list[Tensor] = []
         try:
-            with Recorder(lambda A: seen.append(len(A)) or A):
+            with Recorder(lambda A: seen.append(A.flatten(0, -3).sum(0)) or A):
                 logits, self.calls = trace(self.network, self.probe[:1])
         except Exception:                  # it does something with attention that is no torch function's
             seen.clear()
@@ -56,10 +57,15 @@ class Snapshot(nn.Module):
                 logits, self.calls = trace(self.network, self.probe[:1])
             except Exception as why:
                 raise UserError(f"{self.name} does not read a single picture ({first_line(why)}).") from why
-        self.attends = len(seen)
+        self.attends = seen
+        if logits.shape[1:] != self.logits.shape[1:] or len(logits) != 1:
+            raise UserError(f"{self.name} returns {list(logits.shape)} for one picture, no logits "
+                            "[1, classes]; wrap it in a module that returns these.")
         if difference(torch.cat([logits, self.logits[1:]]), self.logits) > TOLERANCE:
             self.alone = True
             self.logits = self(self.probe)
+            if difference(self.logits[:1], logits) > TOLERANCE:
+                raise UserError(f"{self.name} answers a picture differently each time.")
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -121,8 +127,8 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
             try:
                 logits = whole(probe)
             except Exception as why:
-                raise UserError(f"{name} is in {like.dtype} and does not run in float32 ({first_line(why)}); "
-                                "give network.float().") from why
+                raise UserError(f"{name} is in half precision and does not run in float32 "
+                                f"({first_line(why)}); give network.float().") from why
         if logits.ndim != 2 or not logits.is_floating_point():
             raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
                             "pictures, no logits [N, classes]; wrap it in a module that returns these.")
@@ -131,6 +137,9 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
                            if value.is_floating_point() and not torch.isfinite(value).all()), None)
             why = f"its {broken} is not finite" if broken else "nothing can be proven of it"
             raise UserError(f"{name} answers random pictures with NaN or infinity; {why}.")
+        if torch.equal(logits[:1], logits[1:]) and torch.equal(whole(-probe), logits):
+            raise UserError(f"{name} answers all of four random pictures with the very same logits: nothing "
+                            "in a picture matters.")
         if not difference(logits, own) <= (HALF_TOLERANCE if half else TOLERANCE):
             raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it "
                             f"answers differently each time (by {difference(logits, own):.2g} of its "
@@ -177,7 +186,7 @@ def users_logits(network: nn.Module, probe: Tensor, silent: list[Place]) -> Tens
     try:
         for module in training:
             module.training = False
-        return logits_of(network(probe)).detach().clone()
+        return logits_of(network(probe.clone())).detach().clone()
     finally:
         for module in training:
             module.training = True
