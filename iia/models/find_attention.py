@@ -43,9 +43,11 @@ class Found:
 
 @dataclass
 class Matrix:
-    """An attention matrix, [B, heads, N, N] or None, and the modules around it with what they read."""
+    """An attention matrix, [B, heads, N, N] or None, and the modules around it with what they read;
+    whether it depends on one before it."""
     A: Tensor | None
     around: list[tuple[nn.Module, Tensor | None]]
+    follows: bool
 
 
 def find(whole: Snapshot) -> Found:
@@ -69,7 +71,7 @@ def find(whole: Snapshot) -> Found:
     def see(A: Tensor) -> Tensor:
         own = by_heads(A, len(x))
         own = own if own is None else own.detach().requires_grad_()
-        calls.append(Matrix(own, list(around)))
+        calls.append(Matrix(own, list(around), A.requires_grad))
         return A if own is None else own.reshape(A.shape)
 
     answers = {module: partial(inside, module) for module in whole.network.modules()}
@@ -83,8 +85,10 @@ def find(whole: Snapshot) -> Found:
     tokens, calls = main[0], calls[:len(main)]
     if not same(logits.detach(), whole.logits):
         raise NotAViT(f"{whole.name} computes something else when its attention is written out")
+    if not all(same(call.A.detach()[0].sum(0), A) for call, A in zip(calls, whole.attends)):
+        raise NotAViT(f"{whole.name} has the attention of several pictures in another order")
     blocks, block_of = blocks_of(calls, tokens)
-    if len(blocks) < 2:
+    if len(blocks) < 2 or not all(call.follows for call, block in zip(calls, block_of) if block):
         raise NotAViT(f"{whole.name} has attention, but no row of blocks, each with its own over tokens")
     grid = grid_of(tokens, grids, tuple(x.shape[-2:]))
     if grid is None or not in_place(whole, blocks[0], tokens, grid):

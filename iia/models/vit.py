@@ -32,7 +32,7 @@ class ViT(Model):
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
                  labels: list[str] | None = None) -> None:
-        if whole.attends < 2:                  # recognises a CNN without another pass
+        if len(whole.attends) < 2:                  # recognises a CNN without another pass
             raise NotAViT(f"{whole.name} shows no attention between patches")
         super().__init__(whole, name, mean, std, precision, labels)
         if precision == "fp16":
