@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
+from .errors import UserError, rephrased
 from .models import CNN, ViT, wrap
 from .models.model import Model, Target
 
@@ -78,7 +78,8 @@ def check_target(target: Target, model: CNN | ViT, picture: Tensor) -> None:
         logits = model(picture)
     with torch.enable_grad():
         rows = torch.cat([logits, logits.flip(1) + 1]).requires_grad_()
-        alone, together = target(rows[:1].clone()), target(rows.clone())
+        with rephrased(f"target fails for logits {list(logits.shape)}", "."):
+            alone, together = target(rows[:1].clone()), target(rows.clone())
     for value, count in ((alone, 1), (together, 2)):
         if not isinstance(value, Tensor) or value.shape != (count,):
             raise UserError("target returns one number for each row of the logits, a tensor [N], not "

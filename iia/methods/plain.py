@@ -73,8 +73,8 @@ class AsModules(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         turns = iter(self.activations)
-        with Functions(lambda _, x: next(turns)(x)):
-            return self.network(u)
+        with Functions(lambda made, x: (own := next(turns), own if x.requires_grad else made)[1](x)):
+            return self.network(u)                   # before the tail's start nothing is to be seen
 
 
 def separate_calls(network: nn.Module, kinds: Iterable[type[nn.Module]], example: Tensor) -> nn.Module:

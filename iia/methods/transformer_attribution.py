@@ -17,6 +17,7 @@ from ..options import IIAOptions
 from ..errors import UserError
 from ..integration import chunks
 from ..models.find_attention import tokens_into
+from ..models.proof import same
 from ..models.vit import ViT
 from ..vit_attribution import gradient_rollout, plain_run
 
@@ -100,14 +101,25 @@ class BlockPass:
 
 
 def head_relevance(model: ViT, tokens: Tensor, y: Tensor, eps: float | None) -> Tensor:
-    """The relevance of the last block's output tokens: all of it is on the tokens that the head reads."""
+    """The relevance of the last block's output tokens: all of it is on the tokens that the head reads.
+
+    Raises:
+        UserError: the head has other parts than the rules know, or hooks that change them.
+    """
     net, norm, count = model.network, model.network.norm, model.passes.read
-    read = tokens[:, :count]
-    read = F.layer_norm(read, norm.normalized_shape, norm.weight, norm.bias, eps or norm.eps) \
-        if isinstance(norm, nn.LayerNorm) else norm(read)
     heads = [net.head] if count == 1 else [net.head, net.head_dist]
-    read = net.fc_norm(read)
-    logits = [head(read[:, i]) for i, head in enumerate(heads)]
+
+    def known(eps: float | None) -> tuple[Tensor, list[Tensor]]:
+        read = tokens[:, :count]
+        read = F.layer_norm(read, norm.normalized_shape, norm.weight, norm.bias, eps or norm.eps) \
+            if isinstance(norm, nn.LayerNorm) else norm(read)
+        read = net.fc_norm(read)
+        return read, [F.linear(read[:, i], head.weight, head.bias) for i, head in enumerate(heads)]
+
+    if not all(isinstance(head, nn.Linear) for head in heads) \
+            or not same(sum(known(None)[1]) / len(heads), model.passes.head(tokens)):
+        raise UserError("t-attr has no rules for this network's head; take another operation.")
+    read, logits = known(eps)
     one_hot = F.one_hot(y, logits[0].shape[-1]).to(tokens.dtype)
     shares = [one_hot] if len(heads) == 1 else sum_rule(*logits, one_hot)
     relevance = torch.zeros_like(tokens)
