@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import checked_classes, sized
-from .errors import UserError, check_choice, first_line
+from .errors import UserError, check_choice, rephrased
 from .integration import BASELINES, chunks
 from .maps import finish, is_degenerate
 from .methods import CNN_OPERATIONS, VIT_OPERATIONS, Operation
@@ -77,13 +77,9 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
             now, at_once = replace(options, batch_size=batch_size), max(1, batch_size // row.rows)
             return torch.cat([method(model, x[part], y[part], now) for part in chunks(len(x), at_once)], -3)
 
-        try:
+        by_library = rephrased(f"{operation} cannot explain {model.name}", "; take another operation.")
+        with contextlib.nullcontext() if row.integral else by_library:       # it may know few kinds of layers
             raw = with_halving(raw_maps, batch_size).detach()
-        except Exception as why:            # a library that knows its own kinds of layers only
-            if row.integral or isinstance(why, UserError):
-                raise
-            raise UserError(f"{operation} cannot explain {model.name} ({type(why).__name__}: "
-                            f"{first_line(why)}); take another operation.") from why
         if not return_error:
             return finish(raw, tuple(x.shape[-2:]), model.upsampling)
         maps, *guesses = (finish(each, tuple(x.shape[-2:]), model.upsampling) for each in raw)

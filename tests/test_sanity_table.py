@@ -97,6 +97,14 @@ def test_a_map_that_is_constant_has_no_figure_and_is_counted(place, capsys):
     assert "15 comparisons without a figure" in capsys.readouterr().out and summary["unchanged"] == ["edges"]
 
 
+@pytest.mark.parametrize("last, stay", [(0.51, ["gradcam"]), (0.49, [])])
+def test_a_method_is_warned_of_where_its_maps_stay_to_the_last(place, monkeypatch, last, stay):
+    step = iter([0.9, 0.9, 0.9, 0.9, last])
+    monkeypatch.setattr(sanity_table, "alike", lambda *maps: {"spearman": next(step), "ssim": 0.9})
+    sanity_table.table(toy(), chosen(place, operations=["gradcam"], seeds=1, max_images=1))
+    assert result(place)[1]["unchanged"] == stay
+
+
 def test_a_network_that_cannot_be_explained_is_skipped_and_named(place, monkeypatch, capsys):
     def overflowing(model, seed):
         for step, network in randomised(model, seed):

@@ -73,8 +73,13 @@ class AsModules(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         turns = iter(self.activations)
-        with Functions(lambda made, x: (own := next(turns), own if x.requires_grad else made)[1](x)):
-            return self.network(u)                   # before the tail's start nothing is to be seen
+
+        def answer(made: nn.Module, x: Tensor) -> Tensor:
+            module = next(turns)
+            return (module if x.requires_grad else made)(x)      # before the tail's start nothing is to be seen
+
+        with Functions(answer):
+            return self.network(u)
 
 
 def separate_calls(network: nn.Module, kinds: Iterable[type[nn.Module]], example: Tensor) -> nn.Module:

@@ -45,6 +45,7 @@ class ViT(Model):
         except Exception as why:          # whatever a network does with attention that is no torch function's
             raise NotAViT(f"{whole.name} does not run with its attention recorded "
                           f"({type(why).__name__})") from why
+        whole.attends.clear()
         self.grid, self.block_of, self.heads = found.grid, found.block_of, found.heads
         patches = self.grid[0] * self.grid[1]
         prefix = len(found.read) - patches

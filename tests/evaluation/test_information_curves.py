@@ -15,7 +15,7 @@ from iia.evaluation.explanation_tests import score, score_originals
 from iia.evaluation.protocols import PROTOCOLS
 from iia.maps import finish
 
-from tests.evaluation.toys import Remembers
+from tests.evaluation.toys import Remembers, Scrambles
 
 SIZE, SEEDS = 64, [11, 12, 13]
 
@@ -200,3 +200,15 @@ def test_a_picture_has_a_curve_where_the_answer_is_sure_and_blurring_takes_answe
     ends = ours.CurveEndpoints(None, None, torch.tensor(size), torch.full((4,), 100.0), both(blurred),
                                both(answer))
     assert [ends.usable(name, ours.SURE).tolist() for name in ("AIC", "SIC")] == [list(wanted)] * 2
+
+
+def test_what_maps_show_alike_is_kept_for_its_own_picture():
+    model, pictures, classes = Scrambles(32), torch.randn(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
+    ends = ours.curve_endpoints(model, pictures, classes, [0, 0])
+    shown = np.zeros((2, 1, 32, 32), dtype=bool)
+    shown[..., :9] = True                                      # the same of both
+    sizes, answers = ours.see(model, pictures, classes, ends, torch.arange(2), shown, 8, False)
+    for row, pixels in enumerate(ends.pixels):
+        filled = ours.fill(pixels, shown[row, 0])
+        wanted = ask(model, ours.from_pixels(model, filled[None], pictures), classes[:1])
+        assert torch.allclose(answers[row].float(), wanted) and sizes[row] == ours.webp_size(filled)

@@ -43,6 +43,12 @@ def test_tolerance_is_fifteen_pixels_at_224():
             assert pointing.near(small)[row, column] == (nearest <= 3.75 ** 2)
 
 
+def test_tolerance_is_of_the_shorter_side():
+    mask = np.zeros((112, 224), bool)
+    mask[50, 100] = True
+    assert pointing.near(mask)[50, 107] and not pointing.near(mask)[50, 108]        # 7.5 pixels
+
+
 def test_peak_and_energy():
     saliency = np.zeros((56, 56), np.float32)
     saliency[10, 12], saliency[30, 30], saliency[31, 5] = 1, 0.5, 0.5
