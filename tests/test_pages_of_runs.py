@@ -88,6 +88,12 @@ def test_the_page_of_an_explanation_run(toy):
     assert files(folder) == once
 
 
+@pytest.mark.parametrize("figures, metric", [("POS,NEG,INS", "INS"), ("POS,NEG", "NEG"), ("POS,DEL", "POS")])
+def test_pictures_are_ranked_by_the_first_of_ins_and_neg_that_there_is(figures, metric, toy):
+    folder = measure(toy, "--operations=random", f"--figures={figures}", "--max_images=1")
+    assert f"Best and worst pictures, by {metric}" in Parsed(folder / "index.html").text
+
+
 @pytest.mark.parametrize("better, best, worst", [("higher", [8, 7, 6, 5], [0, 1, 2, 3]),
                                                  ("lower", [0, 1, 2, 3], [8, 7, 6, 5])])
 def test_the_best_and_the_worst(better, best, worst, tmp_path):

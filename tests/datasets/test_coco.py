@@ -82,6 +82,11 @@ def test_the_good_parts_count(tmp_path, nothing):
         assert np.array_equal(annotated(tmp_path, parts).picture_and_mask(2)[1], wanted)
 
 
+def test_a_triangle_has_a_shape(tmp_path):
+    mask = annotated(tmp_path, [[10, 10, 30, 10, 10, 30]]).picture_and_mask(2)[1]
+    assert mask[12, 12] and not mask[28, 28] and 150 < mask.sum() < 250
+
+
 def test_polygon_that_leaves_the_picture_ends_at_its_border(tmp_path):
     mask = annotated(tmp_path, [[50, -5, 75, -5, 75, 10, 50, 10]]).picture_and_mask(2)[1]
     assert mask[:10, 50:].all() and mask.sum() == 100

@@ -23,6 +23,14 @@ def test_everything_above_0_is_object_the_void_border_too(tmp_path, below):
         assert torch.equal(mask, nearest((voc_labels(index) > 0).astype(np.uint8)))
 
 
+def test_the_border_is_no_category_and_the_last_label_is_one(tmp_path):
+    labels = voc_labels(0)
+    labels[:5], labels[5:9] = 20, 255
+    voc_tree(tmp_path)
+    Image.fromarray(labels).save(tmp_path / "VOCdevkit/VOC2012/SegmentationClass/2008_000000.png")
+    assert Voc(tmp_path).categories(0) == {"person", "tvmonitor"}
+
+
 @pytest.mark.parametrize("end", ["\r\n", "\n\n", "  \n"])
 def test_list_with_other_line_ends(tmp_path, end):
     data = Voc(voc_tree(tmp_path, end=end))

@@ -51,6 +51,11 @@ def test_random_maps_are_a_picture_s_own(place):
     maps = given_maps.random_maps(torch.zeros(3, 3, 16, 16), [1, 2, 1], "bicubic")
     assert torch.equal(maps[0], maps[2]) and not torch.equal(maps[0], maps[1])
     assert maps.amin() == 0 and maps.amax() == 1
+    shutil.copy(place / "p0.png", place / "twin.png")                  # the same picture by another name
+    (place / "list.txt").write_text("p0.png 0\ntwin.png 0\n")
+    explanation_table.table(Scrambles(), chosen(place, operations=["random"], heatmaps_dir=None))
+    one, twin = rows_of(results(place))
+    assert one["softmax"] == twin["softmax"] and one["DEL"] != twin["DEL"]
 
 
 @pytest.mark.parametrize("wrong, said", [
