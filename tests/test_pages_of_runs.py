@@ -90,7 +90,7 @@ def test_the_page_of_an_explanation_run(toy):
 
 @pytest.mark.parametrize("figures, metric", [("POS,NEG,INS", "INS"), ("POS,NEG", "NEG"), ("POS,DEL", "POS")])
 def test_pictures_are_ranked_by_the_first_of_ins_and_neg_that_there_is(figures, metric, toy):
-    folder = measure(toy, "--operations=random", f"--figures={figures}", "--max_images=1")
+    folder = measure(toy, "--operations=random", f"--figures={figures}")
     assert f"Best and worst pictures, by {metric}" in Parsed(folder / "index.html").text
 
 

@@ -123,3 +123,10 @@ def test_a_proof_that_the_memory_does_not_hold_says_so(monkeypatch):
     monkeypatch.setattr(Segment, "forward", full)
     with pytest.raises(torch.OutOfMemoryError):
         model.segment(model.quick, 0, 1)
+
+
+@pytest.mark.parametrize("dtype, near, far", [(torch.float32, 5e-5, 5e-4), (torch.float64, 5e-10, 5e-9)])
+def test_how_near_a_shortcut_must_come(dtype, near, far):
+    wanted = torch.tensor([[1.0, -2.0], [0.5, 1.0]], dtype=dtype)
+    assert same(wanted + 2 * near * torch.eye(2, dtype=dtype), wanted)
+    assert not same(wanted + 2 * far * torch.eye(2, dtype=dtype), wanted)
