@@ -76,7 +76,7 @@ class AsModules(nn.Module):
 
         def answer(made: nn.Module, x: Tensor) -> Tensor:
             module = next(turns)
-            return (module if x.requires_grad else made)(x)      # before the tail's start nothing is to be seen
+            return (module if x.requires_grad else made)(x)      # nothing before the tail is to be seen
 
         with Functions(answer):
             return self.network(u)

@@ -17,7 +17,7 @@ from .calls import ONE_AT_A_TIME, forget
 from .layers import Layer, find_layers
 from .model import Model, Shared, Target, class_or_target
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures, rough_difference, same
-from .quick import half_copy, quick_copy
+from .quick import channels_last, half_copy, quick_copy
 from .segment import Segment, by_rows_of
 from .snapshot import Snapshot
 from .stages import find_by_name, stages
@@ -245,7 +245,3 @@ class CNN(Model):
     def _laid_out(self, u: Tensor) -> Tensor:
         """As the network that is run was proven to read it: channels last if it is the quick copy."""
         return u.contiguous() if self.quick is self.whole else channels_last(u)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
