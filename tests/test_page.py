@@ -35,6 +35,15 @@ def test_runs_add_to_the_page_and_the_same_run_leaves_the_same_bytes(tmp_path):
     assert files(tmp_path) == now
 
 
+def test_what_is_explained_otherwise_is_measured_by_itself():
+    """A table's figures stand at the maps of its own recipe alone."""
+    for other in ({"weights": "x"}, {"layer": 5}, {"steps": 3}, {"quadrature": "gauss"}, {"baseline": "zero"},
+                  {"precision": "bf16"}, {"picture size": [20, 16]}, {"images_dir": "elsewhere"}):
+        assert gallery.recipe(facts(**other)) != gallery.recipe(facts()), other
+    for other in {"definition": "release"}, {"picture": "dog.png"}, {"target": 4}, {"explained": 4}:
+        assert gallery.key_of(facts(**other), "iia") != gallery.key_of(facts(), "iia"), other
+
+
 def test_a_maps_file_is_the_map_in_256_steps_and_jet_colours(tmp_path):
     add(tmp_path)
     file, = tmp_path.glob("page/*/iia.png")

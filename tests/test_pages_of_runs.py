@@ -1,18 +1,21 @@
 """The pages of the generator and of the tables: maps and figures of the same explanations."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import iia
-from iia import explanation_table, gallery, generator, run_pages
+from iia import explanation_table, gallery, generator, plots, run_pages
+from iia.datasets.pictures import open_picture, squash
 from iia.errors import UserError
 
-from .conftest import toy_vit
+from .conftest import toy_vgg, toy_vit
 from .pages import HEAT, PICTURE, Parsed, explain, files, measure, run, shown
 
 
@@ -34,6 +37,34 @@ def test_the_generator_writes_the_maps_that_it_explains(toy):
     explain(toy, "--operations=iia", "--definition=release", "--max_images=1")
     rows, maps = shown("qualitive_results")
     assert len(rows) == 4 and len(maps) == 10
+
+
+def test_what_is_explained_otherwise_has_a_row_of_its_own(toy):
+    ways = ["--quadrature=gauss", "--baseline=zero", "--FEATURE_LAYER_NUMBER=5", "--INTERPOLATION_STEPS=3",
+            "--definition=release"]
+    for flags in [], *([way] for way in ways):
+        explain(toy, "--operations=iia-ablation-ac", "--max_images=1", *flags)
+    other = toy_vgg()
+    with torch.no_grad():
+        other.classifier[2].weight += 0.1
+    explain(iia.wrap(other, "toy", toy.mean, toy.std, image_size=32), "--operations=iia-ablation-ac",
+            "--max_images=1")
+    shutil.copy("coffee.png", "chelsea.png")                                 # another picture of its name
+    explain(toy, "--operations=iia-ablation-ac", "--max_images=1")
+    assert len(shown("qualitive_results")[0]) == len(ways) + 3
+
+
+def test_a_photograph_is_shown_upright(toy):
+    camera = Image.Exif()
+    camera[0x0112] = 3                                                       # it was held upside down
+    Image.open("rocket.jpg").save("turned.jpg", exif=camera)
+    Path("pics.txt").write_text("turned.jpg 2\n")
+    explain(toy, "--operations=iia-ablation-ac")
+    path, = Path("qualitive_results").glob("page/*/picture.jpg")
+    found = np.asarray(Image.open(path)) / 255
+    upright, stored = (plots.rgb(squash(open_picture("turned.jpg", upright=way), 32))
+                       for way in (True, False))
+    assert np.abs(found - upright).mean() < 0.05 < np.abs(found - stored).mean()
 
 
 def test_figures_come_from_the_tables_of_the_same_explanations(toy, capsys):
@@ -69,11 +100,13 @@ def test_figures_of_another_number_of_steps_are_not_shown(toy):
 
 def test_the_page_of_an_explanation_run(toy):
     explain(toy, "--operations=iia", "--save_heatmaps_masks")
-    folder = measure(toy, "--operations=random,iia", "--heatmaps_dir=heatmaps")
+    flags = "--operations=random,iia", "--heatmaps_dir=heatmaps", "--figures=NEG,POS,INS"
+    folder = measure(toy, *flags)
     summary, parsed = json.loads((folder / "summary.json").read_text()), Parsed(folder / "index.html")
     for operation in ("random", "iia"):
         assert f"{summary['figures'][operation]['INS']:.2f}" in parsed.text
     assert "curves.png" in parsed.of("img", "src") and "INTERPOLATION_STEPS 2" in parsed.text
+    assert "NEG ↑ POS ↓ INS ↑" in parsed.text and "Best and worst pictures, by INS" in parsed.text
     maps = [own["src"] for _, own in parsed.tags if own.get("class") == "map"]
     assert len(maps) == 6 and all((folder / path).exists() for path in parsed.of("img", "src"))
     rows = pd.read_csv(folder / "per_image.csv").sort_values("INS", ascending=False)
@@ -84,7 +117,7 @@ def test_the_page_of_an_explanation_run(toy):
     np.testing.assert_allclose(np.asarray(Image.open(best)) / 256,
                                np.load(f"heatmaps/{Path(order[0]).stem}_iia_toy.npy"), atol=1 / 255)
     once = files(folder)
-    measure(toy, "--operations=random,iia", "--heatmaps_dir=heatmaps")
+    measure(toy, *flags)
     assert files(folder) == once
 
 
@@ -92,6 +125,14 @@ def test_the_page_of_an_explanation_run(toy):
 def test_pictures_are_ranked_by_the_first_of_ins_and_neg_that_there_is(figures, metric, toy):
     folder = measure(toy, "--operations=random", f"--figures={figures}")
     assert f"Best and worst pictures, by {metric}" in Parsed(folder / "index.html").text
+
+
+def test_tiles_are_as_wide_and_high_as_the_pictures(tmp_path):
+    summary = {"settings": {}, "versions": {}, "identity": {"picture size": [16, 20]}}
+    tile = {"name": "cat", "value": "1", "picture": "page/0.jpg", "map": "page/0_a.png"}
+    run_pages.write_run(tmp_path, "title", "", [["operation"]], summary, "INS", {"iia": {"best": [tile]}})
+    parsed = Parsed(tmp_path / "index.html")
+    assert parsed.of("img", "width") == ["20", "20"] and parsed.of("img", "height") == ["16", "16"]
 
 
 @pytest.mark.parametrize("better, best, worst", [("higher", [8, 7, 6, 5], [0, 1, 2, 3]),

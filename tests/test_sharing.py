@@ -75,6 +75,8 @@ def test_what_is_shared_is_shared_for_the_same_path_only(changed, vgg, pictures,
     ("vit", {}, {"quadrature": "trapezoid"}), ("vit", {}, {"quadrature": "graded"}),
     ("vit", {}, {"definition": "release"}), ("vit", {}, {"return_error": True}),
     ("vit", {"return_error": True}, {}),
+    ("vgg", {}, {"quadrature": "graded"}),
+    ("vit", {"classes": 0}, {"classes": None, "target": lambda logits: logits[:, 2] - logits[:, 5]}),
     ("vit", {"classes": None, "target": lambda logits: logits[:, 3]}, {"classes": [0, 0, 0]})])
 def test_what_a_model_keeps_of_the_picture_zero_is_for_the_same_explanation_only(
         kind, first, second, pictures, classes, request):

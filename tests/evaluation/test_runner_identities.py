@@ -109,6 +109,15 @@ def test_every_setting_that_can_change_a_number_is_in_a_tables_identity():
         "quadrature", "seeds"}
 
 
+def test_steps_that_are_left_to_the_model_are_those_of_the_definition():
+    model = Scrambles()
+    model.default_steps = {"paper": 10, "release": 5}
+
+    def known(definition, steps):
+        return identity(model, Settings(definition=definition, ITERATION_STEPS=steps), 3)
+    assert known("paper", None) == known("paper", 10) and known("release", None) == known("release", 5)
+
+
 def test_a_file_of_equal_size_that_was_replaced_has_another_signature(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one")
