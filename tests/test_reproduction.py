@@ -17,7 +17,7 @@ from iia.errors import UserError
 from iia.evaluation import segmentation
 from iia.models import weights
 from iia.reproduction_page import PAPER, Result
-from iia.settings import from_flags
+from iia.settings import Settings, from_flags
 from tests.segmentation_trees import coco_tree
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +82,18 @@ def test_dry_run_times_a_few_pictures(place, capsys):
     assert hours == pytest.approx(2 * seconds / 3600, rel=0.1)
     assert "explanation-vit: none of `networks` is of its kind" in said
     assert not (place / "reproduction").exists()
+
+
+def test_each_seed_costs_as_much_as_the_one_that_is_timed():
+    asked = []
+
+    def make(model, own):
+        asked.append((own.max_images, own.seeds, own.INTERPOLATION_STEPS))
+        return {"seconds": 8.0, "pictures": own.max_images}
+
+    settings = Settings(max_images=50, seeds=3, INTERPOLATION_STEPS=10, results_dir="none")
+    assert reproduction.timed(None, settings, make, 4) == 3 * 8 / 4
+    assert asked == [(1, 1, 1), (4, 1, 10)]                                  # the first warms up
 
 
 def test_all_that_can_be_made(place, capsys, monkeypatch):

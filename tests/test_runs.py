@@ -127,6 +127,17 @@ def test_devices():
             runs.pick_device(name)
 
 
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
+    """By its number on this machine: the sixth of all may be the third here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.tensor([0]))
+    for local, wanted in (("2", "cuda:2"), ("5", "cuda:1")):
+        monkeypatch.setenv("RANK", "7")
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert str(runs.pick_device("auto")) == wanted and str(runs.pick_device("cpu")) == "cpu"
+
+
 def test_a_disk_that_is_full(tmp_path):
     said = "cannot write .*map.npy .No space left"
     with pytest.raises(UserError, match=said), runs.whole_file(tmp_path / "map.npy"):

@@ -122,6 +122,18 @@ def test_mistakes_are_named(flag, said, script):
         from_flags(script, [flag])
 
 
+def test_names_with_small_letters_are_taken_in_any_case():
+    found = from_flags(runpy.run_path(str(ROOT / "reproduce.py")),
+                       ["--tables=Pointing", "--networks=VIT-Base"])
+    assert found.tables == ["pointing"] and found.networks == ["vit-base"]
+    found = from_flags(runpy.run_path(str(ROOT / "explanation_tests_cnn.py")), [
+        "--quadrature=Gauss", "--baseline=ZERO", "--protocol=Bee", "--explained_class=Target",
+        "--precision=BF16", "--device=CPU", "--model_name=ResNet18"])
+    assert (found.quadrature, found.baseline, found.protocol) == ("gauss", "zero", "bee")
+    assert (found.explained_class, found.precision, found.device) == ("target", "bf16", "cpu")
+    assert found.model_name == "resnet18"
+
+
 def test_help_lists_every_setting_with_comment_and_value(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT + textwrap.dedent('''

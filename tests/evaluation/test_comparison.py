@@ -45,3 +45,15 @@ def test_the_same_rows_are_marked_as_no_different(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:4:2]] == [["a", "3.00*", "5"], ["b", "3.00=", "5"]]
     assert "= not significantly different from it at 95 %" in lines[-1]
+
+
+def test_figures_that_few_pictures_have_are_said(capsys):
+    rows = pd.DataFrame({"index": range(5), "NEG": [1.0, 2, 3, 4, 5], "AIC": [0.5, 0.6] + [np.nan] * 3})
+    own = {name: METRICS[name] for name in ("NEG", "AIC")}
+    said = comparison.compare({"a": rows}, own) | {"figures": {"a": {"NEG": 3, "AIC": 0.55}}}
+    comparison.print_table(said, own)
+    out = capsys.readouterr().out
+    head, line = out.splitlines()[:2]
+    assert head.split() == ["operation", "NEG↑", "AIC↑", "n"]
+    assert line.split() == ["a", "3.00*", "0.5500*", "5"]
+    assert "AIC is over 2 pictures; the others have none" in out and "NEG is over" not in out

@@ -103,7 +103,7 @@ def test_each_protocol_names_its_figures():
     assert list(chosen_figures("rise", None)) == ["DEL", "INS", "INS-DEL"]
     assert list(chosen_figures("road", None)) == ["ROAD_most", "ROAD_least", "ROAD_combined"]
     assert PROTOCOLS["bee"].thresholds == (.005, .01, .03, .08, .10, .21, .34, .5, .75)
-    assert len(PROTOCOLS["paper"].thresholds) == 13
+    assert PROTOCOLS["paper"].thresholds == (.005, .01, .02, .03, .04, .05, .07, .10, .13, .21, .34, .5, .75)
     lower = {"POS", "DEL", "ADP", "ROAD_most"}
     for protocol in PROTOCOLS.values():
         assert {name for name, own in protocol.figures.items()

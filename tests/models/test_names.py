@@ -36,6 +36,14 @@ def test_short_names_and_what_is_known_of_them():
     assert build("vit-tiny")[1].source.address.endswith("/model.safetensors")
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet201",
+                                  "convnext_base", "vgg16", "vgg19"])
+def test_the_paper_and_the_release_have_the_first_published_weights(name):
+    with torch.device("meta"):
+        _, facts = build(name)
+    assert facts.source.url == tv.get_model_weights(name).IMAGENET1K_V1.url
+
+
 @pytest.mark.parametrize("name, size", [("efficientnet_b4", 380), ("inception_v3", 299),
                                         ("timm/efficientnet_b4", 320), ("test_vit", 160)])
 def test_pictures_have_the_networks_own_size(name, size):
