@@ -130,3 +130,24 @@ def test_how_near_a_shortcut_must_come(dtype, near, far):
     wanted = torch.tensor([[1.0, -2.0], [0.5, 1.0]], dtype=dtype)
     assert same(wanted + 2 * near * torch.eye(2, dtype=dtype), wanted)
     assert not same(wanted + 2 * far * torch.eye(2, dtype=dtype), wanted)
+
+
+class TellsDark(Small):
+    """Adds 5 to class 0 of a picture that has nothing dark in it, without a gradient: no random picture."""
+
+    class Side(nn.Module):
+        def forward(self, x):
+            return (x.detach().amin((1, 2, 3)) > -0.5).float()
+
+    def __init__(self):
+        super().__init__()
+        self.side = self.Side()
+
+    def forward(self, x):
+        bonus = self.side(x)
+        return super().forward(x) + 5 * bonus[:, None] * torch.eye(5)[0]
+
+
+def test_a_side_path_that_shows_on_a_black_picture_alone():
+    with pytest.raises(iia.UserError, match="what follows does not depend on this layer alone"):
+        iia.wrap(random_weights(TellsDark()), image_size=16)
