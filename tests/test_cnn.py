@@ -82,6 +82,17 @@ def test_release_runs_convnext_with_an_extra_relu():
         compare(model, stages, plain, x, y, operation, "paper", len(stages))
 
 
+def test_classes_are_computed_by_their_rows_under_both_definitions(vgg):
+    """Though the last digit of such a sum may be another one."""
+    blocks = [tv.convnext.CNBlockConfig(8, 16, 1), tv.convnext.CNBlockConfig(16, None, 1)]
+    for network in (random_weights(tv.ConvNeXt(blocks)).double(), random_weights(tv.ConvNeXt(blocks)), vgg):
+        model = iia.wrap(network, image_size=32)
+        for definition in ("paper", "release"):
+            model.score(len(model.stage_names), definition)
+        kept = [rows for key, rows in model._segments.items() if key[0] == "rows"]
+        assert len(kept) == 2 and None not in kept
+
+
 def test_release_leaves_norm5_out_of_densenets_tail():
     net = random_weights(tv.DenseNet(growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8)).double()
     stages = list(net.features)
