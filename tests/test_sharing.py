@@ -97,6 +97,13 @@ def test_what_a_model_keeps_of_the_picture_zero_is_for_pictures_of_one_size(vgg,
     assert model.at_zero(2, pictures).shape[2:] == (16, 16) and model.at_zero(2, larger).shape[2:] == (16, 32)
 
 
+def test_a_model_is_kept_for_few_sizes(vgg):
+    model = iia.wrap(vgg, image_size=16)
+    for width in range(16, 34, 2):
+        assert model.sized((3, 16, width)).size == (16, width)
+    assert [shape[2] for shape in model._sizes] == [26, 28, 30, 32]
+
+
 def test_a_vit_keeps_the_picture_zero_of_few_classes(vit, pictures, monkeypatch):
     monkeypatch.setattr(vit_attribution, "ZERO_CLASSES", 2)
     model = iia.wrap(vit)

@@ -56,7 +56,7 @@ class CNN(Model):
         if len(attention) > 1 and attention <= set(behind):
             raise OnlyAttention(f"{whole.name} attends, behind {self._stages[-1].name}, over tokens "
                                 "without a grid; cutting before that would not explain the attention")
-        whole.attends.clear()
+        whole.attention.clear()
         self.quick = self._proven(lambda: quick_copy(whole)) or whole
         forget(whole.calls)
         self.half = HALVES.get(precision)

@@ -69,10 +69,10 @@ def find(whole: Snapshot) -> Found:
         return output
 
     def see(A: Tensor) -> Tensor:
-        own = by_heads(A, len(x))
-        own = own if own is None else own.detach().requires_grad_()
-        calls.append(Matrix(own, list(around), A.requires_grad))
-        return A if own is None else own.reshape(A.shape)
+        matrix = by_heads(A, len(x))
+        matrix = matrix if matrix is None else matrix.detach().requires_grad_()
+        calls.append(Matrix(matrix, list(around), A.requires_grad))
+        return A if matrix is None else matrix.reshape(A.shape)
 
     answers = {module: partial(inside, module) for module in whole.network.modules()}
     with torch.enable_grad(), Recorder(see), answering(answers):
@@ -85,7 +85,7 @@ def find(whole: Snapshot) -> Found:
     tokens, calls = main[0], calls[:len(main)]
     if not same(logits.detach(), whole.logits):
         raise NotAViT(f"{whole.name} computes something else when its attention is written out")
-    if not all(same(call.A.detach()[0].sum(0), A) for call, A in zip(calls, whole.attends)):
+    if not all(same(call.A.detach()[0].sum(0), A) for call, A in zip(calls, whole.attention)):
         raise NotAViT(f"{whole.name} has the attention of several pictures in another order")
     blocks, block_of = blocks_of(calls, tokens)
     if len(blocks) < 2 or not all(call.follows for call, block in zip(calls, block_of) if block):

@@ -78,8 +78,8 @@ def find_layers(whole: Snapshot, x: Tensor) -> Traced:
         raise UserError(f"{whole.name} has no gradient from its logits to its pictures ({said}); give a "
                         "network in floating point that does not detach or overwrite what its gradient "
                         "needs.")
-    own = x.shape == whole.probe.shape and not whole.alone
-    if own and difference(logits.detach(), whole.logits) > TOLERANCE:
+    is_probe = x.shape == whole.probe.shape and not whole.alone
+    if is_probe and difference(logits.detach(), whole.logits) > TOLERANCE:
         raise UserError(f"{whole.name} answers otherwise when gradients are computed, or differently each "
                         "time.")
     head = next((call.name for call in calls

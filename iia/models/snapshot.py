@@ -19,7 +19,8 @@ class Snapshot(nn.Module):
     Attributes:
         network: the copy, in float32 where the user's is in bfloat16 or half.
         probe, logits: the random pictures on which all is proven, and what the user's network says of them.
-        calls, attends: of a pass of the first of them, its calls and its attention, summed over heads.
+        calls, attention: of a pass of the first of them, its calls and its matrices, summed over heads;
+            what has looked at them lets go of them.
         alone: whether rows run one by one, since they would mix (a batch norm without statistics).
     """
 
@@ -46,7 +47,7 @@ class Snapshot(nn.Module):
 
     @torch.no_grad()
     def look(self) -> None:
-        """Note `calls`, `attends` and whether rows run `alone`."""
+        """Note `calls`, `attention` and whether rows run `alone`."""
         seen: list[Tensor] = []
         try:
             with Recorder(lambda A: seen.append(A.flatten(0, -3).sum(0)) or A):
@@ -57,7 +58,7 @@ class Snapshot(nn.Module):
                 logits, self.calls = trace(self.network, self.probe[:1])
             except Exception as why:
                 raise UserError(f"{self.name} does not read a single picture ({first_line(why)}).") from why
-        self.attends = seen
+        self.attention = seen
         if logits.shape[1:] != self.logits.shape[1:] or len(logits) != 1:
             raise UserError(f"{self.name} returns {list(logits.shape)} for one picture, no logits "
                             "[1, classes]; wrap it in a module that returns these.")

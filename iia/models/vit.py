@@ -32,7 +32,7 @@ class ViT(Model):
 
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
                  labels: list[str] | None = None) -> None:
-        if len(whole.attends) < 2:                  # recognises a CNN without another pass
+        if len(whole.attention) < 2:                  # recognises a CNN without another pass
             raise NotAViT(f"{whole.name} shows no attention between patches")
         super().__init__(whole, name, mean, std, precision, labels)
         if precision == "fp16":
@@ -45,7 +45,7 @@ class ViT(Model):
         except Exception as why:          # whatever a network does with attention that is no torch function's
             raise NotAViT(f"{whole.name} does not run with its attention recorded "
                           f"({type(why).__name__})") from why
-        whole.attends.clear()
+        whole.attention.clear()
         self.grid, self.block_of, self.heads = found.grid, found.block_of, found.heads
         patches = self.grid[0] * self.grid[1]
         prefix = len(found.read) - patches
