@@ -11,9 +11,7 @@ from PIL import Image
 import iia
 from iia import generator, plots
 from iia.datasets.photographs import photograph
-from iia.datasets.pics import Pic
 from iia.datasets.pictures import open_picture, squash
-from iia.runs import Skips
 from iia.settings import from_flags
 
 from .conftest import toy_vgg, toy_vit
@@ -90,16 +88,6 @@ def test_the_panel_shows_the_raw_picture_and_each_operations_map_under_its_name(
         assert below[operation] == f"± {error.item():.2g} from its limit"
         masked = np.asarray(Image.open(f"heatmaps/chelsea_{operation}_toy_mask.png")) / 255
         np.testing.assert_allclose(masked, raw * heatmap[..., None], atol=1 / 255)
-
-
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
-    pixels, turned = np.zeros((40, 40, 3), np.uint8), Image.Exif()
-    pixels[:, :20], turned[0x0112] = 255, 6                            # bright on the left, which is above
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
-    pic = Pic(tmp_path / "turned.png", 0, "list.txt:1", "turned")
-    model = iia.wrap(toy_vgg(), "toy", MEAN, STD, image_size=32)
-    (raw,) = generator.read_pictures([pic], model, Skips()).values()
-    assert (raw[:, :15] > 0.9).all() and (raw[:, 17:] < 0.1).all()
 
 
 def test_the_same_run_writes_the_same_bytes_and_its_seconds_go_to_the_terminal(explained, capsys):

@@ -148,6 +148,6 @@ class TellsDark(Small):
         return super().forward(x) + 5 * bonus[:, None] * torch.eye(5)[0]
 
 
-def test_a_side_path_that_shows_on_a_black_picture_alone():
+def test_a_module_beside_the_layers_that_answers_to_black_pictures_alone():
     with pytest.raises(iia.UserError, match="what follows does not depend on this layer alone"):
         iia.wrap(random_weights(TellsDark()), image_size=16)
