@@ -108,9 +108,10 @@ def main(chosen: settings.Settings) -> None:
     torch.manual_seed(0)
     clock, ratios = Clock(), []
     segmentation.measure = clock.wrap("metrics", segmentation.measure)
-    segmentation_table.explain = clock.wrap("explaining", segmentation_table.explain)
+    segmentation_table.explain_and_measure = clock.wrap("explaining",
+                                                        segmentation_table.explain_and_measure)
     segmentation_table.predict = clock.wrap("predicting", segmentation_table.predict)
-    segmentation_table.identity = clock.wrap("fingerprint of the weights", segmentation_table.identity)
+    runner.identity = clock.wrap("fingerprint of the weights", runner.identity)
     runner.write_json = clock.wrap("writing rows", runner.write_json)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -9,6 +9,9 @@ from .models.loading import load_model
 from .models.weights import WeightsMissing
 from .settings import Settings
 
+LEAST = {"batch_size": 1, "INTERPOLATION_STEPS": 1, "ITERATION_STEPS": 1, "max_images": 1, "every_nth": 1,
+         "per_class": 1, "seeds": 1, "pictures": 1, "sanity_pictures": 1, "timed_pictures": 0,
+         "num_workers": 0, "save_overlays": 0}          # what whole numbers among the settings are at least
 OF_NETWORK = ("weights_path", "allow_random_weights", "precision", "labels_file", "image_size", "in_chans")
 
 
@@ -47,8 +50,8 @@ def load_or_fallback(settings: Settings, fallback: str | None) -> CNN | ViT:
             raise
         print(f"warning: explaining {fallback} instead of {settings.model_name}, whose weights are "
               f"{why.reason}.\n         {why.remedy}", file=sys.stderr)
-        own = (name for name in OF_NETWORK if name not in ("weights_path", "allow_random_weights"))
-        return load_model(fallback, **{name: getattr(settings, name) for name in own})
+        others = (name for name in OF_NETWORK if name not in ("weights_path", "allow_random_weights"))
+        return load_model(fallback, **{name: getattr(settings, name) for name in others})
 
 
 def explain_options(model: CNN | ViT, settings: Settings) -> dict[str, object]:
@@ -57,8 +60,7 @@ def explain_options(model: CNN | ViT, settings: Settings) -> dict[str, object]:
     Raises:
         UserError: one of them is wrong.
     """
-    at_least(settings, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, batch_size=1, max_images=1,
-             every_nth=1, per_class=1)
+    check_numbers(settings)
     options = dict(of_paths(settings), definition=settings.definition, batch_size=settings.batch_size)
     if not settings.operations:
         raise UserError(f"operations is empty. Allowed: {', '.join(operations(model))}.")
@@ -67,19 +69,19 @@ def explain_options(model: CNN | ViT, settings: Settings) -> dict[str, object]:
 
 
 def of_paths(settings: Settings) -> dict[str, object]:
-    """The layer that is explained and how its paths are summed, by `iia.explain`'s names."""
-    own = vars(settings)
-    steps = "ITERATION_STEPS" if "ITERATION_STEPS" in own else "INTERPOLATION_STEPS"
-    return dict(layer=own.get("FEATURE_LAYER_NUMBER", "last"), steps=own[steps],
-                **{name: own[name] for name in ("quadrature", "baseline") if name in own})
+    """The layer that is explained and how its paths are summed, as arguments of `iia.explain`."""
+    values = vars(settings)
+    steps = "ITERATION_STEPS" if "ITERATION_STEPS" in values else "INTERPOLATION_STEPS"
+    return dict(layer=values.get("FEATURE_LAYER_NUMBER", "last"), steps=values[steps],
+                **{name: values[name] for name in ("quadrature", "baseline") if name in values})
 
 
-def at_least(settings: Settings, **least: int) -> None:
-    """Raise UserError where a setting is less than the number given for it, or no whole number.
+def check_numbers(settings: Settings) -> None:
+    """Raise UserError where a setting is less than its number in LEAST, or no whole number.
 
     None, or a setting that the script does not have, passes.
     """
-    for name, number in least.items():
+    for name, least in LEAST.items():
         value = getattr(settings, name, None)
-        if value is not None and (type(value) is not int or value < number):
-            raise UserError(f"{name} is {value!r}; it is a whole number, at least {number}.")
+        if value is not None and (type(value) is not int or value < least):
+            raise UserError(f"{name} is {value!r}; it is a whole number, at least {least}.")

@@ -13,25 +13,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from . import plots, run_pages
-from .choosing import at_least, of_paths
+from .choosing import check_numbers, of_paths
 from .datasets.pics import PicsDataset, name_of
 from .errors import UserError, check_choice
 from .evaluation import road
 from .evaluation.batches import Batch
-from .evaluation.comparison import compare, means, print_table
+from .evaluation.comparison import compare, print_table
 from .evaluation.explanation_tests import axes, score, score_originals
 from .evaluation.given_maps import random_maps, read_maps
-from .evaluation.identity import digest, file_signatures, identity
+from .evaluation.identity import digest, file_signatures
 from .evaluation.protocols import PROTOCOLS, Metric, chosen_figures
-from .evaluation.rows import Metrics, Row, by_operation, in_words, mean_distances, measured
-from .evaluation.runner import Run, exit_code
+from .evaluation.rows import Row, by_operation, mean_distances, means, measured
+from .evaluation.runner import begin, exit_code
 from .explaining import explain_and_measure, operations, predict, prepare, sharing
 from .maps import is_degenerate, map_file
 from .methods import DEFINITIONS
-from .runs import computing, pick_device, whole_file, with_halving
+from .runs import whole_file, with_halving
 from .settings import Settings
 
 EXPLAINED = ("target", "predicted")
@@ -56,168 +57,142 @@ def tested(model, settings: Settings) -> dict | None:
         UserError: a setting is wrong, or no picture can be used.
     """
     figures = check(model, settings)
-    model.to(pick_device(settings.device))
-    cut = model.cut(of_paths(settings)["layer"])
     pics = PicsDataset(settings.pics_file, settings.images_dir, model, settings.every_nth,
                        settings.per_class)
-    names, metrics = list(dict.fromkeys(settings.operations)), list(figures)
-    folder = "_".join((name_of(settings.pics_file, settings.images_dir), model.name, str(cut),
-                       settings.definition, settings.explained_class, settings.protocol))
-    points = axes(metrics, model.size, settings.protocol)
+    metrics, points = list(figures), axes(list(figures), model.size, settings.protocol)
     columns = {"target": int, "explained": int, "asked": int, "top1": float, "softmax": float,
-               "distance": float}
-    columns |= dict.fromkeys(metrics, float)
+               "distance": float, **dict.fromkeys(metrics, float)}
     columns |= {f"{name} {k}": float for name, x in points.items() for k in range(len(x))}
-    run = Run(pics, Path(settings.results_dir) / folder, names, columns,
-              max(1, settings.batch_size // MASKED_TOGETHER), settings.max_images, settings.num_workers)
     given = [] if settings.heatmaps_dir is None else file_signatures(
-        map_file(settings.heatmaps_dir, pic.stem, name, model.name) for pic in pics.pics for name in names)
-    targets = digest(str(pic.target) for pic in pics.pics)
-    run.begin(identity(model, settings, cut, maps=digest(given), targets=targets, places=digest(pics.places)),
-              settings.values())
-    with computing():
-        for batch in run.todo(model.label,
-                              lambda rows: in_words(every_mean(rows, names, metrics), metrics[:2])):
-            stems = [pics.pics[index].stem for index in batch.indices]
-            run.save(batch, score_batch(model, batch, stems, names, metrics, settings))
-    rows = run.table()
+        map_file(settings.heatmaps_dir, pic.stem, operation, model.name)
+        for pic in pics.pics for operation in dict.fromkeys(settings.operations))
+    run = begin(model, settings, pics, name_of(settings.pics_file, settings.images_dir), columns,
+                MASKED_TOGETHER, f"_{settings.explained_class}_{settings.protocol}", maps=digest(given),
+                targets=digest(str(pic.target) for pic in pics.pics), places=digest(pics.places))
+    rows = run.complete(lambda batch: score_batch(model, batch, pics, run.operations, metrics, settings),
+                        model.label, partial(means, metrics=metrics[:2]))
     if rows is None:
         return None
-    parts = by_operation(rows, names)
+    parts = by_operation(rows, run.operations)
     accuracy = float(rows.dropna(subset="top1").drop_duplicates("index")["top1"].mean())
-    summary = run.write(rows, every_mean(rows, names, metrics), **{"base accuracy": accuracy},
-                        protocol=settings.protocol, **compare(parts, figures),
-                        distance=mean_distances(rows, names),
-                        axes={name: x.tolist() for name, x in points.items()},
-                        curves={operation: mean_curves(own, points) for operation, own in parts.items()})
-    title = (f"{model.label}, cut at {cut}, {settings.explained_class} class explained, "
-             f"protocol {settings.protocol}")
-    report(summary, figures, run.folder, title)
+    summary = run.write(rows, {name: means(part, metrics) for name, part in parts.items()},
+                        **{"base accuracy": accuracy}, protocol=settings.protocol, **compare(parts, figures),
+                        distance=mean_distances(parts), axes={name: x.tolist() for name, x in points.items()},
+                        curves={name: mean_curves(part, points) for name, part in parts.items()})
+    title = (f"{model.label}, cut at {summary['identity']['layer']}, {settings.explained_class} class "
+             f"explained, protocol {settings.protocol}")
+    report(summary, figures, title)
     run_pages.of_explanation_tests(run.folder, title, measured(rows), summary, figures, model, pics,
                                    partial(cheap_map, model, pics, settings))
     return summary
 
 
 def check(model, settings: Settings) -> dict[str, Metric]:
-    """Find what is wrong with the settings before the first picture is explained; the chosen figures."""
+    """Find what is wrong with the settings before the first picture is explained; return the chosen
+    figures."""
     check_choice("explained_class", settings.explained_class, EXPLAINED)
-    figures = chosen_figures(settings.protocol, settings.figures)
+    figures, allowed = chosen_figures(settings.protocol, settings.figures), [*operations(model), RANDOM]
     if settings.protocol == "road":
         road.imputer()
-    for name, values, allowed in (("operations", settings.operations, [*operations(model), RANDOM]),
+    for name, values, choices in (("operations", settings.operations, allowed),
                                   ("figures", figures, PROTOCOLS[settings.protocol].figures)):
         if not values:
-            raise UserError(f"{name} is empty. Allowed: {', '.join(allowed)}.")
+            raise UserError(f"{name} is empty. Allowed: {', '.join(choices)}.")
     check_choice("definition", settings.definition, DEFINITIONS)
-    at_least(settings, batch_size=1, INTERPOLATION_STEPS=1, ITERATION_STEPS=1, max_images=1, num_workers=0,
-             every_nth=1, per_class=1)
+    check_numbers(settings)
     if settings.heatmaps_dir is None:
-        for operation in settings.operations:
-            name, definition = named(operation, settings.definition)
-            check_choice("operation", name, [*operations(model), RANDOM])
-            check_choice("definition", definition, DEFINITIONS)
-            if name != RANDOM:
-                prepare(model, name, definition=definition, batch_size=settings.batch_size,
-                        **of_paths(settings))
+        for entry in settings.operations:
+            arguments = explain_arguments(entry, settings)
+            check_choice("operation", arguments["operation"], allowed)
+            check_choice("definition", arguments["definition"], DEFINITIONS)
+            if arguments["operation"] != RANDOM:
+                prepare(model, **arguments)
     elif not Path(settings.heatmaps_dir).is_dir():
         raise UserError(f"heatmaps_dir {settings.heatmaps_dir!r} is no folder. It holds maps made elsewhere, "
                         "{picture stem}_{operation}_{model}.npy; None computes the maps instead.")
     return figures
 
 
-def named(operation: str, definition: str) -> tuple[str, str]:
-    """An operation of the settings as (name, definition): "iia@release" has a definition of its own."""
-    name, _, own = operation.partition("@")
-    return name, own or definition
+def explain_arguments(entry: str, settings: Settings) -> dict[str, object]:
+    """What `iia.explain` takes for an entry of the operations; "iia@release" has a definition of its own."""
+    operation, _, definition = entry.partition("@")
+    return dict(of_paths(settings), operation=operation, definition=definition or settings.definition,
+                batch_size=settings.batch_size)
 
 
 def seed(name: str) -> int:
-    """A picture's own, whatever else is in the list."""
+    """A picture's seed, whatever else is in the list."""
     return zlib.crc32(name.encode())
 
 
-def score_batch(model, batch: Batch, stems: list[str], names: Sequence[str], metrics: Sequence[str],
+def score_batch(model, batch: Batch, pics: PicsDataset, names: Sequence[str], metrics: Sequence[str],
                 settings: Settings) -> list[Row]:
-    """A row for each picture of the batch and each operation: metrics and the points of their curves.
-
-    `stems`: what the files of the batch's pictures are named by.
-    """
+    """A row for each picture of the batch and each operation: metrics and the points of their curves."""
     pictures, targets = (values.to(model.device) for values in batch.fields)
-    whose = settings.explained_class, PROTOCOLS[settings.protocol].asked
-    predicted = predict(model, pictures) if "predicted" in whose else targets
-    explained, asked = (targets if which == "target" else predicted for which in whose)
-    seeds = [seed(name) for name in batch.ids]
+    sources = settings.explained_class, PROTOCOLS[settings.protocol].asked
+    predicted = predict(model, pictures) if "predicted" in sources else targets
+    explained, asked = (targets if source == "target" else predicted for source in sources)
+    seeds, stems = [seed(name) for name in batch.ids], [pics.pics[index].stem for index in batch.indices]
     originals = with_halving(partial(score_originals, model, pictures, asked, metrics, seeds),
                              settings.batch_size)
     with sharing(model, pictures):
-        found = {name: make_maps(model, name, pictures, explained, stems, seeds, settings)
-                 for name in names}
+        maps_of = {name: make_maps(model, name, pictures, explained, stems, seeds, settings)
+                   for name in names}
     rows = []
-    for operation, (maps, distance, skipped) in found.items():
-        ask = partial(score, model, pictures, asked, maps, metrics, originals, seeds,
-                      protocol=settings.protocol)
-        values, curves = with_halving(ask, settings.batch_size)
-        numbers = {"degenerate": is_degenerate(maps).int(), "target": targets, "explained": explained,
-                   "asked": asked, "top1": originals.answers[:, 0] * (asked == targets),
-                   "softmax": originals.answers[:, 1], **values}
-        numbers |= {f"{name} {k}": curve[:, k]
-                    for name, curve in curves.items() for k in range(curve.shape[1])}
-        numbers = {name: values.tolist() for name, values in numbers.items()}
-        numbers["distance"] = distance
-        for i, index in enumerate(batch.indices):
-            own = {"skipped": skipped[i]} if i in skipped else {name: n[i] for name, n in numbers.items()}
-            rows.append({"index": index, "operation": operation} | own)
+    for name, (maps, distances, skipped) in maps_of.items():
+        values, curves = with_halving(partial(score, model, pictures, asked, maps, metrics, originals, seeds,
+                                              protocol=settings.protocol), settings.batch_size)
+        points = {f"{metric} {k}": point for metric, curve in curves.items()
+                  for k, point in enumerate(curve.T)}
+        rows += batch.rows(name, {"degenerate": is_degenerate(maps).int(), "target": targets,
+                                  "explained": explained, "asked": asked,
+                                  "top1": originals.answers[:, 0] * (asked == targets),
+                                  "softmax": originals.answers[:, 1], **values, **points,
+                                  "distance": distances}, skipped)
     return rows
 
 
-def make_maps(model, operation: str, pictures: Tensor, classes: Tensor, stems: list[str], seeds: list[int],
-              settings: Settings) -> tuple[Tensor, list[float], dict[int, str]]:
-    """An operation's maps [B, H, W] in [0, 1], their distances from the limit (NaN where there is none), and
-    {place in the batch: why there is no map}."""
-    nothing = [float("nan")] * len(pictures)
-    name, definition = named(operation, settings.definition)
-    if name == RANDOM:
-        return random_maps(pictures, seeds, model.upsampling), nothing, {}
-    if settings.heatmaps_dir is not None:
-        maps, skipped = read_maps(Path(settings.heatmaps_dir), operation, model.name, pictures, stems)
-        return maps, nothing, skipped
-    maps, distance = explain_and_measure(model, pictures, classes, name, definition=definition,
-                                         batch_size=settings.batch_size, **of_paths(settings))
-    return maps, distance.tolist(), {}
+def make_maps(model, entry: str, pictures: Tensor, classes: Tensor | None, stems: list[str],
+              seeds: list[int], settings: Settings) -> tuple[Tensor, Tensor, dict[int, str]]:
+    """The maps [B, H, W] in [0, 1] of an entry of the operations, their distances from the limit [B] (NaN
+    where there is none), and {place in the batch: why there is no map}."""
+    arguments, skipped = explain_arguments(entry, settings), {}
+    if arguments["operation"] == RANDOM:
+        maps = random_maps(pictures, seeds, model.upsampling)
+    elif settings.heatmaps_dir is not None:
+        maps, skipped = read_maps(Path(settings.heatmaps_dir), entry, model.name, pictures, stems)
+    else:
+        return *explain_and_measure(model, pictures, classes, **arguments), skipped
+    return maps, torch.full((len(maps),), torch.nan), skipped
 
 
-def cheap_map(model, pics: PicsDataset, settings: Settings, index: int, operation: str) -> np.ndarray | None:
-    """A picture's map [H, W] that need not be made once more: a given one, or noise; None of others."""
-    if settings.heatmaps_dir is None and operation.partition("@")[0] != RANDOM:
+def cheap_map(model, pics: PicsDataset, settings: Settings, index: int, entry: str) -> np.ndarray | None:
+    """A picture's map [H, W] where it takes no explaining: one that is given, or noise; else None."""
+    if settings.heatmaps_dir is None and explain_arguments(entry, settings)["operation"] != RANDOM:
         return None
     pic = pics.pics[index]
-    maps, _, skipped = make_maps(model, operation, pics[index][0][None], None, [pic.stem],
-                                 [seed(pic.path.name)], settings)
+    maps, _, skipped = make_maps(model, entry, pics[index][0][None], None, [pic.stem], [seed(pic.path.name)],
+                                 settings)
     return None if skipped else maps[0].numpy()
 
 
-def every_mean(rows: pd.DataFrame, names: Sequence[str], metrics: Sequence[str]) -> Metrics:
-    """The table's numbers: each operation's means."""
-    return {name: means(own, metrics) for name, own in by_operation(rows, names).items()}
-
-
 def mean_curves(rows: pd.DataFrame, axes: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """The points of each metric's mean curve, over the pictures that have one; a metric that none has is left
-    out."""
-    points = {name: rows[[f"{name} {k}" for k in range(len(x))]].dropna().to_numpy()
+    """The points of each metric's mean curve, over the pictures that have one, without metrics that no
+    picture has."""
+    curves = {name: rows[[f"{name} {k}" for k in range(len(x))]].dropna().to_numpy()
               for name, x in axes.items()}
-    return {name: own.mean(0).tolist() for name, own in points.items() if len(own)}
+    return {name: points.mean(0).tolist() for name, points in curves.items() if len(points)}
 
 
-def report(summary: dict, figures: dict[str, Metric], folder: Path, title: str) -> None:
+def report(summary: dict, figures: dict[str, Metric], title: str) -> None:
     """Print the table, and write curves.npz and curves.png."""
+    folder, points, curves = summary["folder"], summary["axes"], summary["curves"]
     print_table(summary, figures)
     print(f"{title}: {run_pages.in_short(summary)}. {folder}/")
-    points, curves = summary["axes"], summary["curves"]
     with whole_file(folder / "curves.npz") as temporary:
-        np.savez(temporary, **{f"x {name}": x for name, x in points.items()},
-                 **{f"{operation} {name}": curve
-                    for operation, own in curves.items() for name, curve in own.items()})
+        np.savez(temporary, **{f"x {metric}": x for metric, x in points.items()},
+                 **{f"{operation} {metric}": curve
+                    for operation, by_metric in curves.items() for metric, curve in by_metric.items()})
     if any(curves.values()):
-        labels = {name: (figures[name].x, figures[name].y) for name in points}
+        labels = {metric: (figures[metric].x, figures[metric].y) for metric in points}
         plots.save_curves(folder / "curves.png", title, points, curves, labels)

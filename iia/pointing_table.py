@@ -2,13 +2,13 @@
 (METHOD.md, section 8)."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .choosing import at_least, explain_options
+from .choosing import explain_options
 from .datasets.boxes import Box, CocoBoxes, VocBoxes
 from .datasets.labels import IMAGENET
 from .datasets.wordnet import has_imagenet_classes, imagenet_classes
@@ -17,17 +17,15 @@ from .evaluation import pointing
 from .evaluation.batches import Batch
 from .evaluation.bootstrap import draws, percentiles
 from .evaluation.comparison import with_interval
-from .evaluation.identity import file_signatures, identity
+from .evaluation.identity import file_signatures
 from .evaluation.pointing import ANY, FIGURES
-from .evaluation.rows import Metrics, Row, by_operation, in_words, measured
-from .evaluation.runner import Run, exit_code
+from .evaluation.rows import Metrics, Row, by_operation, means, measured
+from .evaluation.runner import begin, exit_code
 from .explaining import explain, sharing
-from .explanation_table import every_mean
 from .maps import is_degenerate
-from .runs import computing, pick_device
 from .settings import Settings
 
-DATASETS = {kind.name: kind for kind in (VocBoxes, CocoBoxes)}
+DATASETS = {dataset.name: dataset for dataset in (VocBoxes, CocoBoxes)}
 CHANCE = "chance"               # the row of a maximum that falls on any pixel alike, and of a map of ones
 COLUMNS = {"category": str, "explained": int, **dict.fromkeys(FIGURES, float)}
 OVER = {"categories": "categories' mean", "pairs": "all pairs"}
@@ -50,28 +48,20 @@ def tested(model, settings: Settings) -> dict | None:
         UserError: a setting is wrong, the network has not ImageNet's classes, or no picture can be used.
     """
     options = explain_options(model, settings)
-    at_least(settings, num_workers=0)
-    kind = DATASETS[check_choice("data set", settings.chosen_dataset, DATASETS)]
+    dataset = DATASETS[check_choice("data set", settings.chosen_dataset, DATASETS)]
     if not has_imagenet_classes(model):
-        raise UserError(f"{model.name} has {model.classes} classes; {kind.name}'s categories are told by "
+        raise UserError(f"{model.name} has {model.classes} classes; {dataset.name}'s categories are told by "
                         f"the number and label of ImageNet's {len(IMAGENET)}. Give a network that has them.")
-    data = kind(settings.dataset_root, model.mean, model.std, model.size)
-    names, cut = list(dict.fromkeys(settings.operations)), model.cut(options["layer"])
-    folder = Path(settings.results_dir) / f"{kind.name}_{model.name}_{cut}_{settings.definition}"
-    model.to(pick_device(settings.device))
-    run = Run(data, folder, names, COLUMNS, max(1, settings.batch_size // options["steps"]),
-              settings.max_images, settings.num_workers)
-    run.begin(identity(model, settings, cut, files=file_signatures(data.sources)), settings.values())
-    with computing():
-        for batch in run.todo(f"{kind.name}, {model.label}",
-                              lambda rows: in_words(every_mean(rows, names, FIGURES), FIGURES)):
-            run.save(batch, score(model, batch, names, options, data))
-    rows = run.table()
+    data = dataset(settings.dataset_root, model.mean, model.std, model.size)
+    run = begin(model, settings, data, dataset.name, COLUMNS, options["steps"],
+                files=file_signatures(data.sources))
+    rows = run.complete(lambda batch: score(model, batch, run.operations, options, data),
+                        f"{dataset.name}, {model.label}", partial(means, metrics=FIGURES))
     if rows is None:
         return None
-    figures, more = summed(measured(rows), [*names, CHANCE])
+    figures, more = summed(measured(rows), [*run.operations, CHANCE])
     summary = run.write(rows, figures, **more)
-    report(summary, run.folder, model.label)
+    report(summary, model.label)
     return summary
 
 
@@ -94,8 +84,9 @@ def score(model, batch: Batch, names: Sequence[str], options: dict, data: VocBox
     with sharing(model, x):
         for name in names:
             maps = explain(model, x, explained, name, **options).cpu()
-            rows += [base | {"operation": name, "degenerate": flat, **pointing.measure(own.numpy(), *pair)}
-                     for base, pair, own, flat in zip(bases, pairs, maps, is_degenerate(maps).int().tolist())]
+            rows += [base | {"operation": name, "degenerate": flat, **pointing.measure(values, *pair)}
+                     for base, pair, values, flat in zip(bases, pairs, maps.numpy(),
+                                                         is_degenerate(maps).int().tolist())]
     return rows
 
 
@@ -104,34 +95,34 @@ def questions(boxes: list[tuple[str, Box]]) -> Iterator[tuple[str, list[Box], Se
     that ImageNet knows. Where there is none, the predicted of all classes, and any box is right."""
     known = {category: imagenet_classes(category) for category, _ in boxes if imagenet_classes(category)}
     for category, classes in known.items():
-        yield category, [box for own, box in boxes if own == category], classes
+        yield category, [box for name, box in boxes if name == category], classes
     if not known:
         yield ANY, [box for _, box in boxes], range(len(IMAGENET))
 
 
 def summed(rows: pd.DataFrame, names: Sequence[str]) -> tuple[Metrics, dict]:
-    """What the rows say: the means over categories and over all pairs, with intervals over pictures; each
-    category's own; how many pictures and pairs there are by which rule."""
-    pictures, found = rows["index"].unique(), sorted({*rows["category"]} - {ANY})
+    """The means over categories and over all pairs; and, for the summary, their intervals over pictures, each
+    category's means, and how many pictures and pairs there are by which rule."""
+    pictures, categories = rows["index"].unique(), sorted({*rows["category"]} - {ANY})
     weights = np.ones((1, len(pictures))), draws(len(pictures))
-    figures, ends, own = {}, {}, {}
+    figures, ends, by_category = {}, {}, {}
     for name, part in by_operation(rows, names).items():
         figures[name], ends[name] = {}, {}
         for figure in FIGURES:
             wide = part.pivot(index="index", columns="category", values=figure)
-            wide = wide.reindex(pictures, columns=[*found, ANY]).to_numpy()
+            wide = wide.reindex(pictures, columns=[*categories, ANY]).to_numpy()
             for over, (mean,), drawn in zip(OVER, *(pointing.averages(wide, counts) for counts in weights)):
                 if not np.isnan(mean):
                     figures[name][f"{figure} {over}"] = float(mean)
                     ends[name][f"{figure} {over}"] = percentiles(drawn).tolist()
-        own[name] = part.groupby("category")[list(FIGURES)].mean().to_dict("index")
+        by_category[name] = part.groupby("category")[list(FIGURES)].mean().to_dict("index")
     pairs = rows[rows["operation"] == CHANCE]
     by_any = int((pairs["category"] == ANY).sum())                       # such a picture has one pair
-    return figures, {"intervals": ends, "by category": own, "pairs": len(pairs),
+    return figures, {"intervals": ends, "by category": by_category, "pairs": len(pairs),
                      "pictures by rule": {"category": len(pictures) - by_any, "predicted": by_any}}
 
 
-def report(summary: dict, folder: Path, label: str) -> None:
+def report(summary: dict, label: str) -> None:
     """Print the table, in percent, and what it covers."""
     names, rules = list(summary["figures"]), summary["pictures by rule"]
     for over, words in OVER.items():
@@ -142,4 +133,4 @@ def report(summary: dict, folder: Path, label: str) -> None:
     print(f"{label}: {summary['pictures']} pictures, {summary['pairs']} pairs of a picture and a category. "
           f"{rules['category']} pictures by their categories' classes, {rules['predicted']} by the predicted "
           f"class and any box. {summary['skipped']['count']} skipped, "
-          f"{sum(summary['degenerate'].values())} maps of zeros (misses). {folder}/")
+          f"{sum(summary['degenerate'].values())} maps of zeros (misses). {summary['folder']}/")

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from . import explanation_table, pointing_table, sanity_table, segmentation_table
-from .choosing import at_least
+from .choosing import check_numbers
 from .datasets.pics import PicsDataset
 from .errors import UserError, check_choice, first_line
 from .integration import BASELINES
@@ -60,7 +60,7 @@ def reproduce(settings: Settings, scripts: Path) -> int:
     """
     for table in settings.tables:
         check_choice("table", table, TABLES)
-    at_least(settings, pictures=1, sanity_pictures=1, timed_pictures=0, batch_size=1, num_workers=0)
+    check_numbers(settings)
     device, path = pick_device(settings.device), Path(settings.results_dir) / "reproduction.md"
     results, said, hours, writes = [], set(), 0.0, not settings.dry_run and rank() == 0
     for network in dict.fromkeys(settings.networks):

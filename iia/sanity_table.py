@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,21 +16,19 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from . import plots
-from .choosing import at_least, explain_options
+from .choosing import explain_options
 from .datasets.pics import PicsDataset, name_of
 from .errors import UserError
 from .evaluation.batches import Batch
 from .evaluation.bootstrap import intervals
 from .evaluation.comparison import with_interval
-from .evaluation.identity import digest, identity
-from .evaluation.rows import Metrics, Row, by_operation, in_words
-from .evaluation.runner import Run, exit_code
+from .evaluation.identity import digest
+from .evaluation.rows import Metrics, Row, by_operation, means
+from .evaluation.runner import begin, exit_code
 from .explaining import explain, predict, sharing
-from .explanation_table import every_mean
 from .maps import is_degenerate
 from .models.cnn import CNN
 from .models.randomise import parts, randomised, rewrapped
-from .runs import computing, pick_device
 from .settings import Settings
 
 METRICS = {"spearman": "rank correlation", "ssim": "SSIM"}
@@ -55,31 +53,24 @@ def tested(model, settings: Settings) -> dict | None:
         UserError: a setting is wrong, or no picture can be used.
     """
     options = explain_options(model, settings)
-    at_least(settings, seeds=1, num_workers=0)
     if min(model.size) < WINDOW:
         raise UserError(f"{model.name} reads pictures of {model.size} pixels; SSIM takes at least {WINDOW}.")
-    names, cut = list(dict.fromkeys(settings.operations)), model.cut(options["layer"])
-    if isinstance(model, CNN):
-        options["layer"] = model.layer(cut).name       # a number might mean another layer of other weights
-    model.to(pick_device(settings.device))
+    if isinstance(model, CNN):          # a number might mean another layer of other weights
+        options["layer"] = model.layer(model.cut(options["layer"])).name
     pics = PicsDataset(settings.pics_file, settings.images_dir, model,
                        *(vars(settings).get(name) for name in ("every_nth", "per_class")))
-    folder = f"{name_of(settings.pics_file, settings.images_dir)}_{model.name}_{cut}_{settings.definition}"
     columns = {"explained": int, "seed": int, "step": str, **dict.fromkeys(METRICS, float)}
-    run = Run(pics, Path(settings.results_dir) / folder, names, columns,
-              max(1, settings.batch_size // ROWS_A_PICTURE), settings.max_images, settings.num_workers)
-    run.begin(identity(model, settings, cut, places=digest(pics.places)), settings.values())
-    steps = list(parts(model))
-    with computing():
-        for batch in run.todo(model.label, lambda rows: in_words(every_mean(rows, names, METRICS), METRICS)):
-            run.save(batch, score_batch(model, batch, names, options, settings.seeds))
-    rows = run.table()
+    run = begin(model, settings, pics, name_of(settings.pics_file, settings.images_dir), columns,
+                ROWS_A_PICTURE, places=digest(pics.places))
+    rows = run.complete(lambda batch: score_batch(model, batch, run.operations, options, settings.seeds),
+                        model.label, partial(means, metrics=METRICS))
     if rows is None:
         return None
-    figures, found = summed(rows, names, steps)
-    stay = [name for name, own in figures.items() if own.get(f"spearman {steps[-1]}", 0) > UNCHANGED]
-    summary = run.write(rows, figures, intervals=found, steps=steps, unchanged=stay)
-    report(summary, run.folder, model.label)
+    steps = list(parts(model))
+    figures, ends = summed(rows, run.operations, steps)
+    stay = [name for name, values in figures.items() if values.get(f"spearman {steps[-1]}", 0) > UNCHANGED]
+    summary = run.write(rows, figures, intervals=ends, steps=steps, unchanged=stay)
+    report(summary, model.label)
     return summary
 
 
@@ -93,16 +84,16 @@ def score_batch(model, batch: Batch, names: Sequence[str], options: dict, seeds:
         for step, network in randomised(model, seed):
             base = {"seed": seed, "step": step}
             try:
-                found = all_maps(rewrapped(network, model), x, classes, names, options)
+                maps = all_maps(rewrapped(network, model), x, classes, names, options)
             except UserError as why:
                 base["skipped"] = f"seed {seed}, {step}: {why}"
                 rows += [{"index": index, "operation": name, **base}
                          for index in batch.indices for name in names]
                 continue
             for name in names:
-                flat = is_degenerate(found[name]) | is_degenerate(originals[name])
+                flat = is_degenerate(maps[name]) | is_degenerate(originals[name])
                 rows += [{"index": index, "operation": name, "degenerate": int(flat[i]),
-                          "explained": int(classes[i]), **base, **alike(originals[name][i], found[name][i])}
+                          "explained": int(classes[i]), **base, **alike(originals[name][i], maps[name][i])}
                          for i, index in enumerate(batch.indices)]
     return rows
 
@@ -124,22 +115,22 @@ def alike(one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def summed(rows: pd.DataFrame, names: Sequence[str], steps: Sequence[str]) -> tuple[Metrics, dict]:
-    """Each operation's means, over pictures, of a picture's means over seeds, {"<metric> <step>": mean}; what
-    no picture has is left out. And their intervals, [low, high], or None for that."""
-    figures, found, columns = {}, {}, [f"{metric} {step}" for metric in METRICS for step in steps]
-    for name, own in by_operation(rows, names).items():
-        wide = own.pivot_table(list(METRICS), "index", "step", "mean")
+    """Each operation's means, over pictures, of a picture's means over seeds, {"<metric> <step>": mean},
+    without those that no picture has. And the intervals of all, [low, high] or None."""
+    figures, all_ends, columns = {}, {}, [f"{metric} {step}" for metric in METRICS for step in steps]
+    for name, part in by_operation(rows, names).items():
+        wide = part.pivot_table(list(METRICS), "index", "step", "mean")
         wide.columns = [f"{metric} {step}" for metric, step in wide.columns]
-        wide = wide.reindex(own["index"].unique(), columns=columns)
+        wide = wide.reindex(part["index"].unique(), columns=columns)
         ends = intervals(wide.to_numpy()).T
         figures[name] = wide.mean().dropna().to_dict()
-        found[name] = dict(zip(columns, np.where(np.isnan(ends), None, ends).tolist()))
-    return figures, found
+        all_ends[name] = dict(zip(columns, np.where(np.isnan(ends), None, ends).tolist()))
+    return figures, all_ends
 
 
-def report(summary: dict, folder: Path, title: str) -> None:
+def report(summary: dict, label: str) -> None:
     """Print the table, warn of methods whose maps stay, and draw the curves."""
-    figures, steps, stay = summary["figures"], summary["steps"], summary["unchanged"]
+    folder, figures, steps, stay = (summary[key] for key in ("folder", "figures", "steps", "unchanged"))
     for metric, words in METRICS.items():
         cells = {name + " !" * (name in stay): [with_interval(summary, name, f"{metric} {step}")
                                                 for step in steps] for name in figures}
@@ -149,10 +140,10 @@ def report(summary: dict, folder: Path, title: str) -> None:
         print(f"warning: ! the maps of {name} stay much the same (mean rank correlation above {UNCHANGED}) "
               "when no weight is as it was: they show the picture, and not what the network has learned.")
     flat = sum(summary["degenerate"].values())
-    print(f"{title}: {summary['pictures']} pictures, {summary['skipped']['count']} with something skipped, "
+    print(f"{label}: {summary['pictures']} pictures, {summary['skipped']['count']} with something skipped, "
           f"{flat} comparisons without a figure since a map was constant. {folder}/")
-    curves = {name: {metric: [1, *(own.get(f"{metric} {step}", float("nan")) for step in steps)]
-                     for metric in METRICS} for name, own in figures.items()}
+    curves = {name: {metric: [1, *(values.get(f"{metric} {step}", float("nan")) for step in steps)]
+                     for metric in METRICS} for name, values in figures.items()}
     axes = dict.fromkeys(METRICS, np.arange(len(steps) + 1))
     labels = {metric: ("randomised down to", words) for metric, words in METRICS.items()}
-    plots.save_curves(folder / "curves.png", title, axes, curves, labels, ["original", *steps])
+    plots.save_curves(folder / "curves.png", label, axes, curves, labels, ["original", *steps])

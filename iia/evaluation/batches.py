@@ -1,11 +1,14 @@
 """A data set by whole batches, so that a reading process hands over one at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from ..errors import UserError
+from .rows import Row
 
 
 @dataclass
@@ -22,6 +25,17 @@ class Batch:
     fields: tuple
     broken: dict[int, str]
 
+    def rows(self, operation: str, columns: Mapping[str, Tensor | Sequence],
+             skipped: Mapping[int, str] = MappingProxyType({})) -> list[Row]:
+        """A row for each picture, with its value in each column [B]. Where `skipped` has the picture's place
+        in the batch, {place: why}, the row says why instead."""
+        values = {name: column.tolist() if isinstance(column, Tensor) else column
+                  for name, column in columns.items()}
+        return [{"index": index, "operation": operation}
+                | ({"skipped": skipped[place]} if place in skipped
+                   else {name: column[place] for name, column in values.items()})
+                for place, index in enumerate(self.indices)]
+
 
 class Batches(Dataset):
     """Batch k holds the pictures [k·size, (k + 1)·size) of those named `ids`."""
@@ -33,7 +47,7 @@ class Batches(Dataset):
         return -(-len(self.ids) // self.size)
 
     def members(self, k: int) -> range:
-        """The places of batch k's pictures in the data set."""
+        """The indices of batch k's pictures in the data set."""
         return range(len(self.ids))[k * self.size:(k + 1) * self.size]
 
     def __getitem__(self, k: int) -> Batch:

@@ -12,12 +12,6 @@ from .protocols import Metric
 Table = dict[str, dict[str, object]]           # {operation: {metric: value}}
 
 
-def means(rows: pd.DataFrame, metrics: Sequence[str]) -> dict[str, float]:
-    """Each metric's mean over the pictures that have it; metrics that none has are left out."""
-    values = {name: rows[name].dropna().to_numpy() for name in metrics}
-    return {name: float(own.mean()) for name, own in values.items() if len(own)}
-
-
 def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Mapping[str, Metric]) -> dict:
     """What the rows of all operations, {operation: rows}, say of each other.
 

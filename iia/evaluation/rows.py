@@ -1,6 +1,6 @@
-"""Rows of a run: a picture's numbers under an operation, or why it was skipped."""
+"""Rows of a run: what was measured of a picture under an operation, or why it was skipped."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -9,16 +9,11 @@ Metrics = dict[str, dict[str, float]]           # {operation: {metric: value}}
 FIRST_COLUMNS = ("index", "id", "operation", "skipped", "degenerate")
 
 
-def frame(rows: list[Row], columns: dict[str, type]) -> pd.DataFrame:
-    """Rows as a table of `columns`, {name: int, float or str}, and the first ones; absent values
-    are missing."""
+def frame(rows: list[Row], columns: Mapping[str, type]) -> pd.DataFrame:
+    """Rows as a table of the first columns and of `columns`, {name: int, float or str}; values that a row
+    does not have are missing."""
     types = {name: {int: "Int64", float: "float64", str: "str"}[kind] for name, kind in columns.items()}
     return pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *types]).astype(types)
-
-
-def unread(row: Row) -> bool:
-    """Whether the row says that a picture could not be read."""
-    return bool(row["skipped"]) and not row["operation"]
 
 
 def skip_message(row: Row) -> str:
@@ -31,20 +26,26 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["skipped"] == ""]
 
 
-def by_operation(rows: pd.DataFrame, operations: Sequence[str]) -> dict[str, pd.DataFrame]:
+def by_operation(rows: pd.DataFrame, operations: Iterable[str]) -> dict[str, pd.DataFrame]:
     """The rows of each operation that has any."""
     parts = {name: rows[rows["operation"] == name] for name in operations}
-    return {name: own for name, own in parts.items() if len(own)}
+    return {name: part for name, part in parts.items() if len(part)}
 
 
-def mean_distances(rows: pd.DataFrame, operations: Sequence[str]) -> dict[str, float]:
-    """How far each operation's maps are from their limit, in the mean; without operations that have none."""
-    means = {name: own["distance"].mean() for name, own in by_operation(rows, operations).items()}
-    return {name: float(mean) for name, mean in means.items() if pd.notna(mean)}
+def means(rows: pd.DataFrame, metrics: Iterable[str]) -> dict[str, float]:
+    """Each metric's mean over the pictures that have it, without metrics that no picture has."""
+    values = {name: rows[name].dropna().to_numpy() for name in metrics}
+    return {name: float(column.mean()) for name, column in values.items() if len(column)}
 
 
-def in_words(metrics: Metrics, names: Iterable[str], scale: float = 1) -> str:
-    """Some metrics of each operation, for the progress bar."""
-    def of_one(own: dict[str, float]) -> list[str]:
-        return [f"{name} {own[name] * scale:.4g}" for name in names if name in own]
-    return " | ".join(" ".join([operation, *of_one(own)]) for operation, own in metrics.items())
+def mean_distances(parts: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+    """The mean distance of each operation's maps from their limit, from {operation: rows}; operations whose
+    maps have none are left out."""
+    distances = {name: part["distance"].mean() for name, part in parts.items()}
+    return {name: float(mean) for name, mean in distances.items() if pd.notna(mean)}
+
+
+def in_words(metrics: Metrics) -> str:
+    """The metrics of each operation, for the progress bar."""
+    return " | ".join(" ".join([operation, *(f"{name} {value:.4g}" for name, value in values.items())])
+                      for operation, values in metrics.items())

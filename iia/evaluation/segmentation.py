@@ -1,7 +1,7 @@
 """How well a saliency map segments the object: pixAcc, mIoU, mAP, mF1 and F1 (METHOD.md, section 8).
 
-`measure` turns maps and masks into a few numbers for each picture; `metrics` adds these up. The
-numbers are all that the metrics need, so a table can be made again from per_image.csv alone.
+`measure` turns maps and masks into a few numbers for each picture, and `metrics` adds these up. The metrics
+need nothing else, so a table can be made again from per_image.csv alone.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +19,7 @@ from .bootstrap import draws, percentiles
 # A picture's numbers. Pixels by what they are (object or not) and what the map calls them:
 # tp object, called so; fp background, called object; fn object, called background; tn background, called so.
 COLUMNS = {"tp": int, "fp": int, "fn": int, "tn": int, "ap": float, "row_f1": float}
+METRICS = ("pixAcc", "mIoU", "mAP", "mF1", "F1")
 
 
 def measure(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -67,32 +68,36 @@ def metrics(rows: pd.DataFrame) -> dict[str, float]:
     pixAcc and mIoU are ratios of sums over the data set; mAP, mF1 and F1 are means over pictures. mF1
     is as published, the mean F1 of a picture's pixel rows; F1 is that of the picture as a whole.
     """
-    tp, fp, fn, tn = (int(rows[name].sum()) for name in ("tp", "fp", "fn", "tn"))
-    return {
-        "pixAcc": ratio(tp + tn, tp + fp + fn + tn),
-        "mIoU": (ratio(tn, tn + fp + fn) + ratio(tp, tp + fp + fn)) / 2,
-        "mAP": fsum(rows["ap"]) / len(rows),
-        "mF1": fsum(rows["row_f1"]) / len(rows),
-        "F1": fsum(picture_f1(rows)) / len(rows),
-    }
+    *pixels, ap, row_f1, whole_f1 = map(fsum, numbers(rows).T)
+    means = (total / len(rows) for total in (ap, row_f1, whole_f1))
+    return dict(zip(METRICS, map(float, from_totals(*pixels, *means))))
 
 
 def metric_intervals(rows: pd.DataFrame) -> dict[str, list[float]]:
     """The ends [low, high] of each metric's interval, when the pictures are resampled with replacement; rows
-    as `metrics`."""
-    own = rows.assign(f1=picture_f1(rows))[["tp", "fp", "fn", "tn", "ap", "row_f1", "f1"]]
-    tp, fp, fn, tn, *means = (draws(len(rows)) @ own.to_numpy(float) / len(rows)).T              # [R] each
-    with np.errstate(invalid="ignore"):                                  # 0 / 0 counts as 0
-        back, front = (np.nan_to_num(part / (part + fp + fn)) for part in (tn, tp))
-    drawn = [(tp + tn) / (tp + fp + fn + tn), (back + front) / 2, *means]
-    return dict(zip(("pixAcc", "mIoU", "mAP", "mF1", "F1"), percentiles(np.stack(drawn)).T.tolist()))
+    as for `metrics`."""
+    drawn = draws(len(rows)) @ numbers(rows) / len(rows)                                       # [R, 7]
+    return dict(zip(METRICS, percentiles(np.stack(from_totals(*drawn.T))).T.tolist()))
 
 
-def picture_f1(rows: pd.DataFrame) -> list[float]:
-    """F1 of each picture as a whole; rows as `metrics`."""
-    return [ratio(2 * row.tp, 2 * row.tp + row.fp + row.fn) for row in rows.itertuples()]
+def from_totals(tp, fp, fn, tn, *means) -> tuple:
+    """The metrics, from numbers or arrays [R]: the pixels of the data set, or shares of these, and the means
+    over pictures of AP, mean F1 of the rows, and F1."""
+    return ratio(tp + tn, tp + fp + fn + tn), (ratio(tn, tn + fp + fn) + ratio(tp, tp + fp + fn)) / 2, *means
 
 
-def ratio(part: float, whole: float) -> float:
-    """part / whole, 0 where there is nothing."""
-    return part / whole if whole else 0.0
+def numbers(rows: pd.DataFrame) -> np.ndarray:
+    """COLUMNS, and the F1 of the picture as a whole: float64 [pictures, 7]."""
+    return np.column_stack([rows[list(COLUMNS)].to_numpy(float), picture_f1(rows)])
+
+
+def picture_f1(rows: pd.DataFrame) -> np.ndarray:
+    """F1 of each picture as a whole, [pictures]; rows as for `metrics`."""
+    tp, fp, fn = (rows[name].to_numpy(float) for name in ("tp", "fp", "fn"))
+    return ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def ratio(part, whole):
+    """part / whole, of numbers or arrays; 0 where both are 0."""
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(np.divide(part, whole))

@@ -16,7 +16,6 @@ import torch
 from iia.errors import UserError
 from iia.evaluation import runner
 from iia.evaluation.rows import by_operation
-from iia.runs import computing
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -35,30 +34,29 @@ class Numbers(torch.utils.data.Dataset):
 
 
 def evaluate(folder, log=None, count=23, broken=(), deadly=None, batch_size=3, steps=10, die_at=None,
-             fail_at=None, slow=0, operations=("once", "thrice"), more=None, headline=lambda rows: "", **how):
+             fail_at=None, slow=0, operations=("once", "thrice"), more=None, headline=lambda rows: {}, **how):
     """Two metrics of each number. The process is killed when picture `die_at` is scored, or fails at
     `fail_at`; a batch takes `slow` seconds, and `log` collects what was scored."""
-    run = runner.Run(Numbers(count, broken, deadly), folder, operations, {"value": float}, batch_size, **how)
-    run.begin({"steps": steps} | (more or {}), {"steps": steps})
-    with computing():
-        for batch in run.todo("numbers", headline):
-            (numbers,) = batch.fields
-            time.sleep(slow)
-            if die_at in batch.indices:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if fail_at in batch.indices:
-                raise UserError(f"picture {fail_at} is too much")
-            if log is not None:
-                log.append(batch.indices)
-            run.save(batch, [{"index": index, "operation": operation,
-                              "value": float(x.double() * factor + numbers.sum() + steps)}
-                             for operation, factor in zip(operations, (1, 3))
-                             for index, x in zip(batch.indices, numbers)])
-    rows = run.table()
+    def score(batch):
+        (numbers,) = batch.fields
+        time.sleep(slow)
+        if die_at in batch.indices:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fail_at in batch.indices:
+            raise UserError(f"picture {fail_at} is too much")
+        if log is not None:
+            log.append(batch.indices)
+        return [{"index": index, "operation": operation,
+                 "value": float(x.double() * factor + numbers.sum() + steps)}
+                for operation, factor in zip(operations, (1, 3)) for index, x in zip(batch.indices, numbers)]
+
+    run = runner.Run(Numbers(count, broken, deadly), folder, operations, {"value": float}, batch_size,
+                     {"steps": steps} | (more or {}), {"steps": steps}, **how)
+    rows = run.complete(score, "numbers", headline)
     if rows is None:
         return None
     parts = by_operation(rows, operations)
-    return run.write(rows, {name: {"mean": own["value"].sum() / len(own)} for name, own in parts.items()})
+    return run.write(rows, {name: {"mean": part["value"].sum() / len(part)} for name, part in parts.items()})
 
 
 def start(folder, size=1, of_rank=(), **how):
