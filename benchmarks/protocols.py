@@ -32,18 +32,18 @@ results_dir = "explanation_results/protocols"
 MODEL = "efficientnet_lite0"
 
 
-def main(how: settings.Settings) -> None:
+def main(chosen: settings.Settings) -> None:
     model, tables, seconds = iia.load_model(MODEL), {}, {}
-    for protocol in how.protocols:
-        chosen = settings.Settings(
-            operations=how.operations, protocol=protocol, figures=None,
+    for protocol in chosen.protocols:
+        of_protocol = settings.Settings(
+            operations=chosen.operations, protocol=protocol, figures=None,
             explained_class=PROTOCOLS[protocol].asked,      # maps of the class that is asked for
-            definition="paper", precision="fp32", device="auto", batch_size=how.batch_size,
-            FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=how.steps, images_dir=how.images_dir,
-            pics_file=how.pics_file, every_nth=None, per_class=None, max_images=how.pictures,
-            heatmaps_dir=None, num_workers=0, results_dir=how.results_dir)
+            definition="paper", precision="fp32", device="auto", batch_size=chosen.batch_size,
+            FEATURE_LAYER_NUMBER="last", INTERPOLATION_STEPS=chosen.steps, images_dir=chosen.images_dir,
+            pics_file=chosen.pics_file, every_nth=None, per_class=None, max_images=chosen.pictures,
+            heatmaps_dir=None, num_workers=0, results_dir=chosen.results_dir)
         start = time.process_time()
-        tables[protocol] = explanation_table.tested(model, chosen)
+        tables[protocol] = explanation_table.tested(model, of_protocol)
         seconds[protocol] = time.process_time() - start
     if None in tables.values():             # another process makes the tables
         return

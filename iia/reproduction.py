@@ -37,9 +37,9 @@ ELSEWHERE = "another process makes it; start the command again when that has end
 class Job:
     """One table of one network.
 
-    name: "<table>", or "<table> <data set or baseline>". settings: its script's, with those of reproduce.py;
-    their max_images is the share of the pictures. data: () -> its data set. make: (model, settings) -> the
-    summary, as `Run.write` returns it.
+    name: "<table>", or "<table> <data set or baseline>". settings: those of its script, with those of
+    reproduce.py; max_images is the largest number of pictures. data: () -> its data set.
+    make: (model, settings) -> the summary, as `Run.write` returns it.
     """
     name: str
     settings: Settings
@@ -62,7 +62,7 @@ def reproduce(settings: Settings, scripts: Path) -> int:
         check_choice("table", table, TABLES)
     check_numbers(settings)
     device, path = pick_device(settings.device), Path(settings.results_dir) / "reproduction.md"
-    results, said, hours, writes = [], set(), 0.0, not settings.dry_run and rank() == 0
+    results, reasons, hours, writes = [], set(), 0.0, not settings.dry_run and rank() == 0
     for network in dict.fromkeys(settings.networks):
         loaded, why = attempt(partial(network_or_stand_in, network, device))
         model, missing = loaded or (None, why)
@@ -80,14 +80,14 @@ def reproduce(settings: Settings, scripts: Path) -> int:
                 summary, why = attempt(lambda: job.make(model, share(job)[0]))
                 why = "" if summary else why or ELSEWHERE
             if why and why != missing:
-                shown = f"{why.splitlines()[0]} (as above)" if why in said else why
+                shown = f"{why.splitlines()[0]} (as above)" if why in reasons else why
                 print(textwrap.indent(f"cannot be made: {shown}", "    "), flush=True)
-                said.add(why)
+                reasons.add(why)
             results.append(Result(job.name, model.name, summary, why))
             if writes:
                 write_page(path, results, done=False)
     for table in settings.tables:
-        if not any(each.table.split()[0] in (table, "all") for each in results):
+        if not any(result.table.split()[0] in (table, "all") for result in results):
             results.append(Result(table, "no network", None, "none of `networks` is of its kind"))
             print(f"\n{table}: {results[-1].why}")
     if settings.dry_run:
@@ -96,23 +96,24 @@ def reproduce(settings: Settings, scripts: Path) -> int:
     if writes:
         write_page(path, results, done=True)
         print(f"\nours beside the paper's: {path}")
-    return int(any(not each.summary or each.summary["skipped"]["count"] for each in results))
+    return int(any(not result.summary or result.summary["skipped"]["count"] for result in results))
 
 
 def attempt(work: Callable) -> tuple:
-    """(what `work` returns, ""), or (None, why it could not): one failing table does not stop the others."""
+    """(what `work` returns, ""), or (None, why it failed), so that one failing table does not stop the
+    others."""
     try:
         return work(), ""
     except UserError as why:
         return None, str(why)
     except Exception as why:
-        traceback.print_exc()                # not the user's to mend
+        traceback.print_exc()                # a defect, which no user can mend
         return None, f"{type(why).__name__}: {first_line(why)}"
 
 
 def network_or_stand_in(name: str, device: torch.device | str = "cpu") -> tuple:
-    """(the network, ""); or, where its weights cannot be had, one with random weights, which tells its kind
-    and how long it takes, and what is missing."""
+    """(the network, ""). Where its weights cannot be had, (one with random weights, what is missing): that
+    one tells which tables there are and how long they take."""
     try:
         return load_model(name).to(device), ""
     except WeightsMissing as why:
@@ -122,29 +123,34 @@ def network_or_stand_in(name: str, device: torch.device | str = "cpu") -> tuple:
 
 def jobs(model, settings: Settings, scripts: Path) -> Iterator[Job]:
     """The tables of a network that are asked for, by the scripts that make them and their settings."""
-    kind, asked = "vit" if isinstance(model, ViT) else "cnn", settings.values()
+    network, asked = "vit" if isinstance(model, ViT) else "cnn", settings.values()
     pics = partial(PicsDataset, settings.pics_file, settings.images_dir, model)
-    tests = f"explanation_tests_{kind}.py", pics, explanation_table.tested
-    found = {f"explanation-{kind}": (*tests, {})}
-    for name in segmentation_table.DATASETS:
-        script = "seg_vit_datasets.py" if kind == "vit" else f"segmentation_cnn_{name}.py"
-        own = {"chosen_dataset": name, "dataset_root": asked[f"{name}_root"]}
-        data = partial(segmentation_table.open_dataset, name, own["dataset_root"], model, "paper")
-        found[f"segmentation {name}"] = script, data, partial(segmentation_table.tested, dataset=name), own
-    found["ablations"] = *tests, {"operations": ABLATIONS[kind]}
-    for baseline in list(BASELINES)[1:] if kind == "cnn" else ():
-        found[f"ablations {baseline}"] = *tests, {"operations": ["iia", "iia-triple"], "baseline": baseline}
-    own = {"max_images": asked["sanity_pictures"]}
-    found["sanity"] = f"sanity_checks_{kind}.py", pics, sanity_table.tested, own
-    for name, dataset in pointing_table.DATASETS.items():
-        own = {"chosen_dataset": name, "dataset_root": asked[f"{name}_root"]}
-        data = partial(dataset, own["dataset_root"], model.mean, model.std, model.size)
-        found[f"pointing {name}"] = f"pointing_game_{kind}.py", data, pointing_table.tested, own
-    for name, (script, data, make, own) in found.items():
+
+    def by_dataset(datasets: dict) -> Iterator[tuple]:
+        """The name of each data set, the data set, and the settings that choose it."""
+        for name, dataset in datasets.items():
+            root = asked[f"{name}_root"]
+            yield (name, partial(dataset, root, model.mean, model.std, model.size),
+                   {"chosen_dataset": name, "dataset_root": root})
+
+    tests = f"explanation_tests_{network}.py", pics, explanation_table.tested
+    tables = {f"explanation-{network}": (*tests, {})}
+    for name, data, choice in by_dataset(segmentation_table.DATASETS):
+        script = "seg_vit_datasets.py" if network == "vit" else f"segmentation_cnn_{name}.py"
+        make = partial(segmentation_table.tested, dataset=name)
+        tables[f"segmentation {name}"] = script, data, make, choice
+    tables["ablations"] = *tests, {"operations": ABLATIONS[network]}
+    for baseline in list(BASELINES)[1:] if network == "cnn" else ():
+        tables[f"ablations {baseline}"] = *tests, {"operations": ["iia", "iia-triple"], "baseline": baseline}
+    tables["sanity"] = (f"sanity_checks_{network}.py", pics, sanity_table.tested,
+                        {"max_images": asked["sanity_pictures"]})
+    for name, data, choice in by_dataset(pointing_table.DATASETS):
+        tables[f"pointing {name}"] = f"pointing_game_{network}.py", data, pointing_table.tested, choice
+    for name, (script, data, make, changes) in tables.items():
         if name.split()[0] in settings.tables:
             values = from_flags(runpy.run_path(str(scripts / script)), []).values()
             given = {key: value for key, value in asked.items() if value is not None or key == "pics_file"}
-            given |= {"max_images": settings.pictures, **own,
+            given |= {"max_images": settings.pictures, **changes,
                       "results_dir": str(Path(settings.results_dir, name.replace(" ", "-")))}
             values |= {key: value for key, value in given.items() if key in values}
             values["operations"] = list(dict.fromkeys([*values["operations"], *(
@@ -175,7 +181,7 @@ def share(job: Job) -> tuple[Settings, int]:
 # --------------------------------------------------------------------------------- the dry run
 
 def plan(model, job: Job, timed_pictures: int) -> float:
-    """Print what a table will be and cost; how many seconds that is, 0 where it was not timed."""
+    """Print what a table has and costs, and return the seconds; 0 where it was not timed."""
     paper = [f"{' '.join(key)} {value}" for key, value in PAPER.get((job.name, model.name), {}).items()]
     print(f"  {job.name}; the paper: {', '.join(paper) or 'no figure known'}", flush=True)
     chosen, count = share(job)
@@ -191,11 +197,10 @@ def plan(model, job: Job, timed_pictures: int) -> float:
 
 def timed(model, settings: Settings, make: Callable, count: int) -> float:
     """Seconds a picture, over `count` of them, after one with a single step that warms the device up."""
-    own = settings.values() | {"num_workers": 0}
-    seeds = {name: 1 for name in ("seeds",) if name in own}             # each takes as long as the others
-    steps = {name: 1 for name in ("INTERPOLATION_STEPS", "ITERATION_STEPS") if name in own}
+    values = settings.values() | {"num_workers": 0, "seeds": 1}         # all seeds take equally long
+    warm_up = {"INTERPOLATION_STEPS": 1, "ITERATION_STEPS": 1, "max_images": 1}
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nothing, \
             contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
-        for place, changes in (("one", steps | {"max_images": 1}), ("all", {"max_images": count})):
-            summary = make(model, Settings(**own | seeds | changes | {"results_dir": f"{folder}/{place}"}))
-    return summary["seconds"] / summary["pictures"] * own.get("seeds", 1)
+        for place, changes in (("one", warm_up), ("all", {"max_images": count})):
+            summary = make(model, Settings(**values | changes | {"results_dir": f"{folder}/{place}"}))
+    return summary["seconds"] / summary["pictures"] * getattr(settings, "seeds", 1)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .evaluation.comparison import with_interval
+from .evaluation.comparison import grid, with_interval
 from .runs import whole_file
 
 # METHOD.md, section 8: {(table, network): {(operation, figure): the paper's}}
@@ -87,22 +87,16 @@ def beside_the_paper(result: Result) -> Iterator[list[str]]:
 
 
 def section(result: Result, root: Path) -> Iterator[str]:
-    """A table: the base accuracy, what it is of, and its figures with their intervals."""
-    summary, own, identity = result.summary, result.summary["settings"], result.summary["identity"]
+    """A table: the base accuracy, what was explained and how, and the figures with their intervals."""
+    summary, settings, identity = result.summary, result.summary["settings"], result.summary["identity"]
     base = [f"base accuracy {result.accuracy}"] if result.accuracy else []
     steps = identity.get("INTERPOLATION_STEPS", identity.get("ITERATION_STEPS"))
-    said = [*base, f"{summary['pictures']} pictures", f"{summary['skipped']['count']} skipped",
-            f"{sum(summary['degenerate'].values())} degenerate maps", f"layer {identity['layer']}",
-            f"n {steps}", *(f"{name} {own[name]}" for name in OF_RUN if name in own),
-            f"weights {identity['weights']}"]
+    facts = [*base, f"{summary['pictures']} pictures", f"{summary['skipped']['count']} skipped",
+             f"{sum(summary['degenerate'].values())} degenerate maps", f"layer {identity['layer']}",
+             f"n {steps}", *(f"{name} {settings[name]}" for name in OF_RUN if name in settings),
+             f"weights {identity['weights']}"]
     yield f"## {result.table}, {result.network}"
-    yield f"{', '.join(said)}; in `{summary['folder'].relative_to(root)}/`"
-    names = list(summary["figures"])
-    figures = dict.fromkeys(figure for each in summary["figures"].values() for figure in each)
-    yield grid(["", *names],
-               [[figure, *(result.cell(name, figure) for name in names)] for figure in figures])
-
-
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+    yield f"{', '.join(facts)}; in `{summary['folder'].relative_to(root)}/`"
+    figures = dict.fromkeys(figure for values in summary["figures"].values() for figure in values)
+    yield grid(["", *summary["figures"]],
+               [[figure, *(result.cell(name, figure) for name in summary["figures"])] for figure in figures])

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 from tqdm import tqdm
@@ -60,18 +60,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         UserError: the folder or the file cannot be written, or the disk is full.
     """
     path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{HOST}-{uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(path.suffix, f"{TEMPORARY}{os.getpid()}-{HOST}-", path.parent)
+        temporary.touch(exist_ok=False)
     except OSError as why:
         raise UserError(f"cannot write to {path.parent} ({why.strerror}).") from why
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as why:
         raise UserError(f"cannot write {path} ({why.strerror or why}).") from why
@@ -79,16 +77,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def sweep(folder: str | Path) -> None:
     """Remove the unfinished files that killed processes left in a folder and below it.
 
-    Those of a living process of this machine stay, and those of other machines until they are a day old.
+    Files of this machine's living processes stay, and files of other machines until they are a day old.
     """
     for path in Path(folder).rglob(f"{TEMPORARY}*"):
         pid, _, rest = path.name.removeprefix(TEMPORARY).partition("-")
@@ -99,7 +91,7 @@ def sweep(folder: str | Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process of this number runs beside this one; where that cannot be asked, yes."""
+    """Whether another process of this number is running; True where the system cannot say."""
     if os.name != "posix":
         return True
     try:
@@ -155,7 +147,7 @@ def with_halving(work: Callable[[int], Result], batch_size: int) -> Result:
 
 
 class Skips:
-    """What a run could not use, named as it happens and counted at the end."""
+    """What a run could not use: each is named when it happens, and all are counted at the end."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -170,22 +162,22 @@ class Skips:
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """While the block runs a GPU too adds numbers in a fixed order, so that what is computed twice is the
-    same.
+    """While the block runs, a GPU too adds numbers in a fixed order, so that a second run gives the same
+    numbers.
 
     Raises:
         UserError: a process that reads pictures for a DataLoader was killed.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")        # cuBLAS asks for it
-    before = (torch.are_deterministic_algorithms_enabled(),
-              torch.is_deterministic_algorithms_warn_only_enabled())
+    enabled, warn_only = (torch.are_deterministic_algorithms_enabled(),
+                          torch.is_deterministic_algorithms_warn_only_enabled())
     if torch.cuda.is_available():
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     except (RuntimeError, OSError, EOFError) as why:
         if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)              # torch would say it again and again
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)        # torch would report the death once more
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(why.__traceback__)]
         if "DataLoader worker" not in str(why) and not any("multiprocessing" in name for name in files):
             raise
@@ -194,7 +186,7 @@ def computing() -> Iterator[None]:
                         "start the same command again, with a smaller num_workers if memory is "
                         "short.") from why
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 # ----------------------------------------------------------------------- other processes

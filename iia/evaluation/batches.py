@@ -29,12 +29,10 @@ class Batch:
              skipped: Mapping[int, str] = MappingProxyType({})) -> list[Row]:
         """A row for each picture, with its value in each column [B]. Where `skipped` has the picture's place
         in the batch, {place: why}, the row says why instead."""
-        values = {name: column.tolist() if isinstance(column, Tensor) else column
-                  for name, column in columns.items()}
+        values = [column.tolist() if isinstance(column, Tensor) else column for column in columns.values()]
         return [{"index": index, "operation": operation}
-                | ({"skipped": skipped[place]} if place in skipped
-                   else {name: column[place] for name, column in values.items()})
-                for place, index in enumerate(self.indices)]
+                | ({"skipped": skipped[place]} if place in skipped else dict(zip(columns, row)))
+                for place, (index, *row) in enumerate(zip(self.indices, *values))]
 
 
 class Batches(Dataset):

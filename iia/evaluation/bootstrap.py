@@ -7,11 +7,10 @@ from scipy import stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-TOGETHER = 2**22          # numbers at once; bounds the memory
+TOGETHER = 2**22          # how many numbers are drawn at once; bounds the memory
 
 
-def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float = CONFIDENCE,
-              seed: int = 0) -> np.ndarray:
+def intervals(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """The percentile interval of each column's mean, when the pictures are resampled with replacement.
 
     All columns see the same draws, so the interval of a column of differences is that of a paired comparison.
@@ -29,15 +28,16 @@ def intervals(values: np.ndarray, resamples: int = RESAMPLES, confidence: float 
         warnings.simplefilter("ignore")                     # of draws, or columns, that are NaN throughout
         drawn = stats.bootstrap((values,), np.nanmean, n_resamples=resamples, method="percentile", rng=seed,
                                 batch=max(1, TOGETHER // values.size)).bootstrap_distribution
-        return percentiles(drawn, confidence)               # of [K, resamples]
+        return percentiles(drawn)                           # of [K, resamples]
 
 
-def percentiles(drawn: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
-    """The ends [2, ...] of the interval that holds this share of drawn means [..., resamples], NaN aside."""
-    tail = 50 * (1 - confidence)
+def percentiles(drawn: np.ndarray) -> np.ndarray:
+    """The ends [2, ...] of the interval that holds CONFIDENCE of drawn means [..., resamples] but for NaN."""
+    tail = 50 * (1 - CONFIDENCE)
     return np.nanpercentile(drawn, [tail, 100 - tail], axis=-1)
 
 
 def draws(pictures: int, seed: int = 0) -> np.ndarray:
-    """How often each picture is drawn in each resample, [resamples, pictures]: for means of other kinds."""
+    """How often each picture is drawn in each resample, [resamples, pictures]: for figures that are no
+    means of columns."""
     return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), RESAMPLES)

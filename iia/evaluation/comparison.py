@@ -1,7 +1,7 @@
 """The table of the explanation tests: a mean for each operation and metric, its interval, and which is the
 best."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Mapping[str, Metr
     pictures = sorted(set().union(*(rows["index"] for rows in by_operation.values())))
     values = np.stack([rows.set_index("index")[list(metrics)].reindex(pictures)
                        for rows in by_operation.values()], axis=1)
-    sign = np.array([1 if own.better == "higher" else -1 for own in metrics.values()])
+    sign = np.array([1 if metric.better == "higher" else -1 for metric in metrics.values()])
     seen = ~np.isnan(values)                                                               # [N, O, M]
     mean = np.where(seen, values, 0).sum(0) / np.maximum(seen.sum(0), 1)                   # [O, M]
     best = np.where(seen.any(0), mean * sign, -np.inf).argmax(0)                           # [M]
@@ -33,7 +33,7 @@ def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Mapping[str, Metr
     ends = ends.reshape(2, 2 * values.shape[1], len(metrics)).transpose(1, 2, 0)           # [2·O, M, 2]
     ends = np.where(np.isnan(ends), None, ends)                                            # JSON knows no NaN
     operations = list(by_operation)
-    return {"better": {name: own.better for name, own in metrics.items()},
+    return {"better": {name: metric.better for name, metric in metrics.items()},
             "counts": by_name(seen.sum(0), operations, metrics), "confidence": CONFIDENCE,
             "intervals": by_name(ends[:len(operations)], operations, metrics),
             "best": {name: operations[o] if some else None
@@ -43,7 +43,7 @@ def compare(by_operation: Mapping[str, pd.DataFrame], metrics: Mapping[str, Metr
 
 def by_name(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Table:
     """An array [rows, columns, ...] as {row: {column: value}}."""
-    return {row: dict(zip(columns, own.tolist())) for row, own in zip(rows, values)}
+    return {row: dict(zip(columns, of_row.tolist())) for row, of_row in zip(rows, values)}
 
 
 def print_table(summary: dict, metrics: Mapping[str, Metric]) -> None:
@@ -53,21 +53,21 @@ def print_table(summary: dict, metrics: Mapping[str, Metric]) -> None:
     difference holds 0.
     """
     wide = max(len(operation) for operation in ["operation", *summary["figures"]])
-    columns = {name: 13 if own.percent else 17 for name, own in metrics.items()}             # their widths
-    head = "".join(f"{name + own.arrow:>{columns[name]}}" for name, own in metrics.items())
+    widths = {name: 13 if metric.percent else 17 for name, metric in metrics.items()}
+    head = "".join(f"{name + metric.arrow:>{widths[name]}}" for name, metric in metrics.items())
     distances = summary.get("distance", {})
     print(f"{'operation':{wide}}{head}     n" + "  distance" * bool(distances))
     for operation in summary["figures"]:
-        cells = {name: cell(summary, operation, name, own) for name, own in metrics.items()}
-        values, ranges = ("".join(f"{cells[name][k]:>{width}}" for name, width in columns.items())
-                          for k in (0, 1))
+        cells = [cell(summary, operation, name, metric) for name, metric in metrics.items()]
+        values, ranges = ("".join(f"{text:>{width}}" for text, width in zip(texts, widths.values()))
+                          for texts in zip(*cells))
         count = max(summary["counts"][operation].values())
         distance = f"{distances[operation]:10.3f}" if operation in distances else ""
         print(f"{operation:{wide}}{values}{count:6d}{distance}\n{'':{wide}}{ranges}")
     print(f"↑ higher is better, ↓ lower; * the best, = not significantly different from it at "
           f"{100 * summary['confidence']:.0f} % (paired bootstrap over pictures); [ , ] the interval of "
           "the mean" + "; distance: of the maps from their limit" * bool(distances))
-    counts = {name: max(own[name] for own in summary["counts"].values()) for name in metrics}
+    counts = {name: max(of_metric[name] for of_metric in summary["counts"].values()) for name in metrics}
     for name, count in counts.items():
         if count < max(counts.values()):
             print(f"{name} is over {count} pictures; the others have none")
@@ -97,3 +97,8 @@ def with_interval(summary: dict, operation: str, name: str, digits: int = 2, sca
     mean, *ends = summary["figures"][operation][name], *summary["intervals"][operation][name]
     low, high = (f"{scale * end:.{digits}f}" for end in ends)
     return f"{scale * mean:.{digits}f} [{low}, {high}]"
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))

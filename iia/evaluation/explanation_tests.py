@@ -40,8 +40,8 @@ def axes(metrics: Sequence[str], size: tuple[int, int], protocol: str = "paper")
 class OriginalScores:
     """What the tests of all maps of the same pictures share.
 
-    answers: top-1 and softmax of the pictures themselves, [B, 2]. endpoints: of their information curves,
-    where AIC or SIC is wanted.
+    answers: for the pictures themselves, [B, 2] as from `ask`. endpoints: of their information curves, where
+    AIC or SIC is wanted.
     """
     answers: Tensor
     endpoints: information.CurveEndpoints | None = None
@@ -54,8 +54,8 @@ def score_originals(model, pictures: Tensor, classes: Tensor, metrics: Sequence[
     if not set(metrics) & set(information.COLUMNS):
         return OriginalScores(answers)
     seeds = range(len(pictures)) if seeds is None else seeds
-    endpoints = information.curve_endpoints(model, pictures, classes, seeds, answers, batch_size)
-    return OriginalScores(answers, endpoints)
+    return OriginalScores(answers, information.curve_endpoints(model, pictures, classes, seeds, answers,
+                                                               batch_size))
 
 
 def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Sequence[str] | None = None,
@@ -84,28 +84,27 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Seque
     Raises:
         UserError: an unknown protocol or metric, or arguments that do not fit each other.
     """
-    metrics, how = list(chosen_figures(protocol, metrics)), PROTOCOLS[protocol]
+    metrics, rules = list(chosen_figures(protocol, metrics)), PROTOCOLS[protocol]
     wanted = set(metrics).union(*(DIFFERENCES[name][:2] for name in metrics if name in DIFFERENCES))
     classes = torch.as_tensor(classes, device=pictures.device)
     check(pictures, classes, maps, batch_size)
     maps = torch.where(maps.isfinite().all(-1).all(-1)[:, None, None], maps, 0)
     seeds = range(len(pictures)) if seeds is None else seeds
     originals = originals or score_originals(model, pictures, classes, metrics, seeds, batch_size)
-    asked = model, pictures, classes
+    asked = model, pictures, classes, maps
     if protocol == "rise":
-        curves = perturbation.rise_curves(*asked, maps, wanted, batch_size)
-        values = {name: perturbation.rise_area(curve) for name, curve in curves.items()}
+        curves = perturbation.rise_curves(*asked, wanted, batch_size)
+        values = {name: information.unit_area(curve) for name, curve in curves.items()}
     elif protocol == "road":
-        curves = road.road_curves(*asked, maps, wanted & set(road.CURVES), originals.answers, seeds,
-                                  batch_size)
+        curves = road.road_curves(*asked, wanted, originals.answers, seeds, batch_size)
         values = {name: road.road_change(curve) for name, curve in curves.items()}
     else:
-        values, curves = masked_figures(*asked, maps, wanted, how.black, originals.answers, batch_size)
-    if informed := wanted & set(information.COLUMNS):
-        found = information.information_curves(*asked, maps, informed, seeds, originals.endpoints, batch_size,
-                                               thresholds=how.thresholds, sure=how.sure)
-        values |= {name: information.information_area(curve) for name, curve in found.items()}
-        curves |= {name: curve[:, ::EVERY] for name, curve in found.items()}
+        values, curves = masked_figures(*asked, wanted, rules.black, originals.answers, batch_size)
+    if wanted & set(information.COLUMNS):
+        informed = information.information_curves(*asked, wanted, originals.endpoints, batch_size,
+                                                  rules.thresholds, rules.sure)
+        values |= {name: information.unit_area(curve) for name, curve in informed.items()}
+        curves |= {name: curve[:, ::EVERY] for name, curve in informed.items()}
     for name in wanted & set(DIFFERENCES):
         higher, lower, factor = DIFFERENCES[name]
         values[name] = factor * (values[higher] - values[lower])
@@ -116,8 +115,7 @@ def score(model, pictures: Tensor, classes: Tensor, maps: Tensor, metrics: Seque
 def masked_figures(model, pictures: Tensor, classes: Tensor, maps: Tensor, wanted: set[str], to_black: bool,
                    answers: Tensor, batch_size: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """POS, NEG, DEL, INS, ADP, PIC and ADD, as `score`. A masked pixel is black, or 0 after normalisation."""
-    black = normalise(pictures.new_zeros(model.channels, 1, 1), model.mean, model.std)
-    masked = black * to_black
+    masked = to_black * normalise(pictures.new_zeros(model.channels, 1, 1), model.mean, model.std)
     curves = perturbation.masked_curves(model, pictures, classes, maps, masked, wanted, answers, batch_size)
     values = {name: perturbation.masked_area(curve) for name, curve in curves.items()}
     whole, shown = answers[:, SOFTMAX], within(maps)
@@ -132,17 +130,17 @@ def masked_figures(model, pictures: Tensor, classes: Tensor, maps: Tensor, wante
 
 def check(pictures: Tensor, classes: Tensor, maps: Tensor, batch_size: int) -> None:
     """Raise UserError for arguments of `score` that do not fit."""
-    wanted = [len(pictures), *pictures.shape[-2:]]
-    if not isinstance(maps, Tensor) or list(maps.shape) != wanted:
-        raise UserError(f"the maps are a tensor {wanted}, one of each picture's size, not "
+    shape = [len(pictures), *pictures.shape[-2:]]
+    if not isinstance(maps, Tensor) or list(maps.shape) != shape:
+        raise UserError(f"the maps are a tensor {shape}, one of each picture's size, not "
                         f"{list(maps.shape) if hasattr(maps, 'shape') else type(maps).__name__}.")
-    if list(classes.shape) != wanted[:1] or classes.is_floating_point() or (classes < 0).any():
-        raise UserError(f"classes are whole numbers [{wanted[0]}], a target class for each picture.")
+    if list(classes.shape) != shape[:1] or classes.is_floating_point() or (classes < 0).any():
+        raise UserError(f"classes are whole numbers [{shape[0]}], a target class for each picture.")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it is at least 1.")
 
 
 def within(maps: Tensor) -> Tensor:
-    """The maps [B, H, W], those that leave [0, 1] scaled to it."""
+    """The maps [B, H, W]; those that leave [0, 1] are scaled to it."""
     outside = ((maps < 0) | (maps > 1)).any(-1).any(-1)
     return torch.where(outside[:, None, None], minmax(maps), maps)

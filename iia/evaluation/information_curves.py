@@ -26,7 +26,7 @@ THRESHOLDS = (.005, .01, .02, .03, .04, .05, .07, .10, .13, .21, .34, .5, .75)  
 KEPT = 0.01                     # the share of the pixels that the blurred picture keeps
 POINTS = 1000                   # of a curve, besides its end
 COLUMNS = {"AIC": TOP1, "SIC": SOFTMAX}       # of an answer
-# A picture has a curve where such a column of its own answer is at least so much.
+# A picture has a curve where such a column of its answer is at least so much.
 Sure = dict[str, tuple[int, float]]
 SURE: Sure = {"AIC": (TOP1, 0.8), "SIC": (SOFTMAX, 0.8)}
 PROBABLE: Sure = dict.fromkeys(COLUMNS, (SOFTMAX, 0.5))
@@ -38,12 +38,14 @@ class CurveEndpoints:
 
     pixels: the pictures, uint8 [B, H, W, C].
     kept: the pixels that every blurred picture keeps, bool [B, H, W].
-    blurred_size, size: bytes as WebP, float64 [B]. blurred, original: answers, [B, 2] as `ask`.
-    seen: the bytes and the answer [2] of what maps have shown, by (picture, exact, mask): maps that show the
-    same need it once.
+    exact: how pictures are filled in, as in `curve_endpoints`.
+    blurred_size, size: bytes as WebP, float64 [B]. blurred, original: answers, [B, 2] as from `ask`.
+    seen: the bytes and the answer [2] of what maps have shown, by (picture, mask): maps that show the same
+    need it once.
     """
     pixels: np.ndarray
     kept: np.ndarray
+    exact: bool
     blurred_size: Tensor
     size: Tensor
     blurred: Tensor
@@ -51,29 +53,35 @@ class CurveEndpoints:
     seen: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def usable(self, name: str, sure: Sure) -> Tensor:
-        """Which pictures have the curve, bool [B]: the network is sure of the class, and blurring takes away
-        both its answer and information."""
-        column, (of, least) = COLUMNS[name], sure[name]
+        """Which pictures have the curve, bool [B]: the network is sure of the class, and blurring lowers both
+        its answer and the information."""
+        column, (decisive, least) = COLUMNS[name], sure[name]
         whole, blurred = self.original[:, column], self.blurred[:, column]
-        return (self.original[:, of] >= least) & (blurred < whole) & (self.blurred_size < self.size)
+        return (self.original[:, decisive] >= least) & (blurred < whole) & (self.blurred_size < self.size)
 
 
-def curve_endpoints(model, pictures: Tensor, classes: Tensor, seeds: Sequence[int],
-                    original: Tensor | None = None, batch_size: int = 32,
-                    exact: bool = False) -> CurveEndpoints:
-    """What the curves of all maps of the same pictures share; arguments as `information_curves`."""
-    original = ask(model, pictures, classes, batch_size) if original is None else original
+def curve_endpoints(model, pictures: Tensor, classes: Tensor, seeds: Sequence[int], original: Tensor,
+                    batch_size: int, exact: bool = False) -> CurveEndpoints:
+    """What the curves of all maps of the same pictures share.
+
+    Args:
+        seeds: of the pixels that each blurred picture keeps, [B].
+        original: the answers for the pictures themselves, [B, 2].
+        exact: True fills in from all known pixels, as the library does, not only from those that border on an
+            unknown one. It is up to a hundred times slower; the areas differ by about a thousandth.
+        The others as for `information_curves`.
+    """
     pixels = to_pixels(model, pictures)
     kept = np.stack([random_pixels(pixels.shape[1:3], seed) for seed in seeds])
     blurred, blurred_sizes = fill_all(pixels, kept, exact)
     answers = ask(model, from_pixels(model, blurred, pictures), classes, batch_size)
     sizes = torch.tensor([webp_size(picture) for picture in pixels], dtype=torch.float64)
-    return CurveEndpoints(pixels, kept, blurred_sizes, sizes, answers.cpu().double(), original.cpu().double())
+    return CurveEndpoints(pixels, kept, exact, blurred_sizes, sizes, answers.cpu().double(),
+                          original.cpu().double())
 
 
-def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str] | None = None,
-                       seeds: Sequence[int] | None = None, endpoints: CurveEndpoints | None = None,
-                       batch_size: int = 32, exact: bool = False, thresholds: Sequence[float] = THRESHOLDS,
+def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, wanted: set[str],
+                       endpoints: CurveEndpoints, batch_size: int, thresholds: Sequence[float] = THRESHOLDS,
                        sure: Sure = SURE) -> dict[str, Tensor]:
     """The accuracy and the softmax information curve of each map.
 
@@ -82,22 +90,16 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
         pictures: normalised for the model, [B, C, H, W].
         classes: [B], int64.
         maps: the higher the more relevant, [B, H, W].
-        which: "AIC", "SIC" or both (None).
-        seeds: of the pixels that each blurred picture keeps, [B]; give a picture the same for all its maps.
-        endpoints: what `curve_endpoints` returned, where it is known already; then `seeds` has no effect.
+        wanted: "AIC", "SIC" or both.
+        endpoints: what `curve_endpoints` returned for these pictures and classes.
         batch_size: how many pictures go through the network at once.
-        exact: True fills in from all known pixels, as the library does, not only from those that border on an
-            unknown one. It is up to a hundred times slower; the areas differ by about a thousandth.
         thresholds: shares of the pixels shown. sure: which pictures have a curve.
 
     Returns:
         By name, float64 [B, 1001] on the CPU: the answer at information 0, 0.001 ... 1, both scaled from the
         blurred picture's to the picture's own and the answer never falling. NaN where a picture has no curve.
     """
-    if endpoints is None:
-        seeds = range(len(pictures)) if seeds is None else seeds
-        endpoints = curve_endpoints(model, pictures, classes, seeds, batch_size=batch_size, exact=exact)
-    columns = {name: column for name, column in COLUMNS.items() if which is None or name in which}
+    columns = {name: column for name, column in COLUMNS.items() if name in wanted}
     usable = {name: endpoints.usable(name, sure) for name in columns}
     curves = {name: torch.full((len(maps), POINTS + 1), torch.nan, dtype=torch.float64) for name in columns}
     # the others are not worth their pictures
@@ -107,7 +109,7 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
 
     shown = most_relevant(maps[rows.to(maps.device)], thresholds)                           # [R, T, H, W]
     shown |= endpoints.kept[rows.numpy(), None]
-    sizes, answers = see(model, pictures, classes, endpoints, rows, shown, batch_size, exact)
+    sizes, answers = see(model, pictures, classes, endpoints, rows, shown, batch_size)
     low, high = endpoints.blurred_size[rows, None], endpoints.size[rows, None]
     information = ((sizes - low) / (high - low)).clamp(0, 1)
     for name, column in columns.items():
@@ -118,26 +120,26 @@ def information_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, w
 
 
 def see(model, pictures: Tensor, classes: Tensor, endpoints: CurveEndpoints, rows: Tensor, shown: np.ndarray,
-        batch_size: int, exact: bool) -> tuple[Tensor, Tensor]:
+        batch_size: int) -> tuple[Tensor, Tensor]:
     """The bytes [R, T] and the answers [R, T, 2] of the pictures `rows` [R], filled in from what is shown of
     them, bool [R, T, H, W]; from `endpoints.seen` where another map has shown the same."""
-    owner = rows.repeat_interleave(shown.shape[1])
+    owners = rows.repeat_interleave(shown.shape[1])
     masks = shown.reshape(-1, *shown.shape[2:])
-    keys = [(row, exact, np.packbits(mask).tobytes()) for row, mask in zip(owner.tolist(), masks)]
+    keys = [(owner, np.packbits(mask).tobytes()) for owner, mask in zip(owners.tolist(), masks)]
     new = {key: k for k, key in enumerate(keys) if key not in endpoints.seen}
     if new:
-        some = list(new.values())
-        filled, sizes = fill_all(endpoints.pixels[owner[some].numpy()], masks[some], exact)
-        asked = classes[owner[some].to(classes.device)]
-        answers = ask(model, from_pixels(model, filled, pictures), asked, batch_size).cpu().double()
+        places = list(new.values())
+        filled, sizes = fill_all(endpoints.pixels[owners[places].numpy()], masks[places], endpoints.exact)
+        answers = ask(model, from_pixels(model, filled, pictures),
+                      classes[owners[places].to(classes.device)], batch_size).cpu().double()
         endpoints.seen.update(zip(new, zip(sizes, answers)))
     sizes, answers = (torch.stack(values) for values in zip(*(endpoints.seen[key] for key in keys)))
     return sizes.view(len(rows), -1), answers.view(len(rows), -1, 2)
 
 
-def information_area(curves: Tensor) -> Tensor:
-    """The metric: the area under curves [..., 1001] over 0 ... 1, in [0, 1]; NaN where there is no curve."""
-    return torch.trapezoid(curves, dx=1 / POINTS, dim=-1)
+def unit_area(curves: Tensor) -> Tensor:
+    """The area under curves [..., K] of evenly spaced points over 0 ... 1; NaN where there is no curve."""
+    return torch.trapezoid(curves, dx=1 / (curves.shape[-1] - 1), dim=-1)
 
 
 def join(x: Tensor, y: Tensor) -> Tensor:
@@ -171,9 +173,9 @@ def most_relevant(maps: Tensor, thresholds: Sequence[float]) -> np.ndarray:
 def fill_all(pictures: np.ndarray, known: np.ndarray, exact: bool) -> tuple[np.ndarray, Tensor]:
     """Each picture filled in from its known pixels, uint8 [N, H, W, C], and its size in bytes, float64 [N].
 
-    In as many threads as torch has: the WebP encoder, which takes most of the time, runs outside Python's
-    lock. scipy solves a system of three equations for each triangle, where more threads of its linear algebra
-    would but wait for each other: filling in alone then takes up to some ten times as long.
+    It takes as many threads as torch has: the WebP encoder, which takes most of the time, runs outside
+    Python's lock. But scipy solves a system of three equations for each triangle, and several threads of its
+    linear algebra would only wait for each other: filling in then takes up to ten times as long.
     """
     def one(picture, mask):
         filled = fill(picture, mask, exact)

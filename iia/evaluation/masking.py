@@ -6,20 +6,19 @@ from torch import Tensor
 from .answers import SOFTMAX, ask
 
 
-def seen_through(pictures: Tensor, maps: Tensor, masked: Tensor) -> Tensor:
-    """The point at `map` of the way from `masked` to the picture: pictures [B, C, H, W], maps [B, H, W] in
-    [0, 1] and a pixel [C, 1, 1] -> [B, C, H, W].
-
-    As normalising is affine, that is (raw picture x map), normalised, where a masked pixel is black; and
-    normalised picture x map where it is 0.
-    """
-    return torch.lerp(masked, pictures, maps[:, None].to(pictures.dtype))
-
-
 def masked_softmax(model, pictures: Tensor, classes: Tensor, maps: Tensor, masked: Tensor,
-                   batch_size: int = 32) -> Tensor:
-    """The probability of the class for what its map leaves of the picture, O [B]."""
-    return ask(model, seen_through(pictures, maps, masked), classes, batch_size)[:, SOFTMAX]
+                   batch_size: int) -> Tensor:
+    """O [B], the probability of the class for what its map leaves of the picture: for the point at `map` of
+    the way from `masked` to the picture.
+
+    As normalising is affine, that point is (raw picture x map), normalised, where a masked pixel is black,
+    and normalised picture x map where it is 0.
+
+    Args:
+        maps: [B, H, W] in [0, 1]. masked: what a masked pixel becomes, [C, 1, 1]. The others as for `score`.
+    """
+    seen = torch.lerp(masked, pictures, maps[:, None].to(pictures.dtype))
+    return ask(model, seen, classes, batch_size)[:, SOFTMAX]
 
 
 def average_drop(whole: Tensor, seen: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from .answers import SOFTMAX, TOP1, ask, ask_mixtures
+from .answers import SOFTMAX, TOP1, ask_mixtures
 
 FRACTIONS = tuple(tenths / 10 for tenths in range(10))       # 0, 10 ... 90 % of the pixels masked
 CURVES = {"POS": ("most", TOP1), "NEG": ("least", TOP1), "DEL": ("most", SOFTMAX), "INS": ("least", SOFTMAX)}
@@ -29,9 +29,8 @@ def ranks(maps: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places).view_as(maps)
 
 
-def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, masked: Tensor,
-                  which: set[str] | None = None, original: Tensor | None = None,
-                  batch_size: int = 32) -> dict[str, Tensor]:
+def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, masked: Tensor, wanted: set[str],
+                  original: Tensor, batch_size: int) -> dict[str, Tensor]:
     """The curves of POS, NEG, DEL and INS at 0, 10 ... 90 % of the pixels masked, rounded down.
 
     Args:
@@ -40,18 +39,16 @@ def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, masked
         classes: [B], int64.
         maps: the higher the more relevant, [B, H, W].
         masked: what a masked pixel becomes, as the network reads it, [C, 1, 1].
-        which: the names that are wanted; None = all four.
-        original: the answers for the pictures themselves, [B, 2], where they are known already.
+        wanted: names of figures; those without a curve here have no effect.
+        original: the answers for the pictures themselves, [B, 2].
         batch_size: how many masked pictures go through the network at once.
 
     Returns:
         By name, [B, 10] in [0, 1]; the first column is the picture's own.
     """
-    names = [name for name in CURVES if which is None or name in which]
-    orders = sorted({CURVES[name][0] for name in names})                              # of "least", "most"
-    if not names:
+    orders = sorted({order for name, (order, _) in CURVES.items() if name in wanted})   # of "least", "most"
+    if not orders:
         return {}
-    original = ask(model, pictures, classes, batch_size) if original is None else original
     rank, pixels = ranks(maps), maps[0].numel()
     rank = torch.cat([rank if order == "most" else pixels - 1 - rank for order in orders])    # [O·B, H, W]
     counts = torch.tensor([tenths * pixels // 10 for tenths in range(1, 10)], device=maps.device)
@@ -59,7 +56,7 @@ def masked_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, masked
                            classes.repeat(len(orders)), batch_size)                           # [O·B, 9, 2]
     curves = torch.cat([original[:, None].repeat(len(orders), 1, 1), answers], dim=1)        # [O·B, 10, 2]
     by_order = dict(zip(orders, curves.chunk(len(orders))))
-    return {name: by_order[order][..., column] for name, (order, column) in CURVES.items() if name in names}
+    return {name: by_order[order][..., column] for name, (order, column) in CURVES.items() if name in wanted}
 
 
 def masked_area(curves: Tensor) -> Tensor:
@@ -68,34 +65,25 @@ def masked_area(curves: Tensor) -> Tensor:
     return 100 * torch.trapezoid(curves, dx=FRACTIONS[1], dim=-1)
 
 
-def rise_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str] | None = None,
-                batch_size: int = 32) -> dict[str, Tensor]:
+def rise_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, wanted: set[str],
+                batch_size: int) -> dict[str, Tensor]:
     """RISE's deletion and insertion: the softmax as 224 pixels a step, the most relevant first, are replaced.
 
     `DEL` replaces the picture by 0 after normalisation, the mean colour. `INS` replaces its blur by
-    the picture. 225 passes for a picture of 224 x 224 and each curve. Arguments as `masked_curves`.
+    the picture. 225 passes for a picture of 224 x 224 and each curve. Arguments as for `masked_curves`.
 
     Returns:
         By name, [B, steps + 1] in [0, 1].
     """
     rank, counts = ranks(maps), torch.tensor(rise_counts(maps[0].numel()), device=maps.device)
-    curves = {}
-    if which is None or "DEL" in which:
-        curves["DEL"] = (pictures, torch.zeros_like(pictures))
-    if which is None or "INS" in which:
-        curves["INS"] = (rise_blur(pictures), pictures)
-    return {name: ask_mixtures(model, outside, inside, rank, counts, classes, batch_size)[..., SOFTMAX]
-            for name, (outside, inside) in curves.items()}
+    ends = {"DEL": (pictures, torch.zeros_like(pictures)), "INS": (rise_blur(pictures), pictures)}
+    return {name: ask_mixtures(model, *ends[name], rank, counts, classes, batch_size)[..., SOFTMAX]
+            for name in ends if name in wanted}
 
 
 def rise_counts(pixels: int) -> list[int]:
     """How many pixels have been replaced at each point of a curve: 0, 224 ... all."""
     return [*range(0, pixels, RISE_STEP), pixels]
-
-
-def rise_area(curves: Tensor) -> Tensor:
-    """RISE's metric: the area under curves [..., K] over 0 ... 1, in [0, 1]."""
-    return torch.trapezoid(curves, dx=1 / (curves.shape[-1] - 1), dim=-1)
 
 
 def rise_blur(pictures: Tensor) -> Tensor:

@@ -11,17 +11,17 @@ TOLERANCE = 15 / 224                  # as a share of the picture's side
 ANY = "any box"                       # stands for the category where no box has one that ImageNet knows
 
 
-def inside(boxes: Sequence[tuple], own: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+def inside(boxes: Sequence[tuple], file_size: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     """The pixels that boxes touch in a picture squashed to `size` (height, width): bool [H, W].
 
     Args:
-        boxes: (left, top, right, bottom) in the pixels of the picture as it was. own: its (width, height).
+        boxes: (left, top, right, bottom) in the pixels of the file. file_size: its (width, height).
     """
     mask = np.zeros(size, dtype=bool)
     for left, top, right, bottom in boxes:
         rows, columns = (slice(max(0, floor(low * new / old)), ceil(high * new / old))
-                         for low, high, new, old in ((top, bottom, size[0], own[1]),
-                                                     (left, right, size[1], own[0])))
+                         for low, high, new, old in ((top, bottom, size[0], file_size[1]),
+                                                     (left, right, size[1], file_size[0])))
         mask[rows, columns] = True
     return mask
 

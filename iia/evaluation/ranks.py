@@ -5,17 +5,18 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
+from .comparison import grid
 from .protocols import DIFFERENCES
 
 
 def ranks(summary: dict) -> pd.DataFrame:
-    """The place of each operation under each figure, 1 = the best; equals share the mean of their places.
+    """The place of each operation under each figure, 1 = the best; equal ones share the mean of their places.
 
     Returns:
         A row for each operation, a column for each figure; NaN where an operation has no such figure.
@@ -26,15 +27,15 @@ def ranks(summary: dict) -> pd.DataFrame:
 
 
 def mean_ranks(summary: dict) -> pd.Series:
-    """Each operation's mean place over the figures, without those that are differences of others."""
+    """Each operation's mean place over the figures, without figures that are differences of others."""
     places = ranks(summary)
     return places[[name for name in places if name not in DIFFERENCES]].mean(axis=1)
 
 
 def agreement(one: pd.Series, other: pd.Series) -> tuple[float, float]:
-    """Kendall's tau-b and Spearman's rho of two rankings of the same operations, over those in both."""
-    both = pd.concat([one, other], axis=1).dropna().T.to_numpy()
-    return float(kendalltau(*both).statistic), float(spearmanr(*both).statistic)
+    """Kendall's tau-b and Spearman's rho of two rankings, over the operations that are in both."""
+    pair = pd.concat([one, other], axis=1).dropna().T.to_numpy()
+    return float(kendalltau(*pair).statistic), float(spearmanr(*pair).statistic)
 
 
 def markdown(tables: Mapping[str, dict]) -> str:
@@ -42,22 +43,16 @@ def markdown(tables: Mapping[str, dict]) -> str:
     agree, as `tau / rho`."""
     places = {protocol: ranks(summary) for protocol, summary in tables.items()}
     means = pd.DataFrame({protocol: mean_ranks(summary) for protocol, summary in tables.items()})
-    times = Counter(figure for own in places.values() for figure in own)
+    times = Counter(figure for figures in places.values() for figure in figures)
     shared = [figure for figure, count in times.items() if count > 1]
     ordered = means.sort_values(list(means)[0]).iterrows()
-    first = rows(["mean rank", *means], [[f"`{name}`", *map("{:.1f}".format, own)] for name, own in ordered])
-    pairs = []
-    for one, other in combinations(tables, 2):
-        own = [f"{one}, {other}", in_cell(means[one], means[other])]
-        pairs.append(own + [in_cell(places[one].get(name), places[other].get(name)) for name in shared])
-    return "\n".join([*first, "", *rows(["tau / rho", "mean rank", *shared], pairs)])
+    pairs = [[f"{one}, {other}", in_cell(means[one], means[other]),
+              *(in_cell(places[one].get(figure), places[other].get(figure)) for figure in shared)]
+             for one, other in combinations(tables, 2)]
+    return (grid(["mean rank", *means], [[f"`{name}`", *map("{:.1f}".format, row)] for name, row in ordered])
+            + "\n\n" + grid(["tau / rho", "mean rank", *shared], pairs))
 
 
 def in_cell(one: pd.Series | None, other: pd.Series | None) -> str:
-    """The agreement of two rankings, "" where there is none of them."""
+    """The agreement of two rankings, "" where one of them is missing."""
     return "" if one is None or other is None else "{:.2f} / {:.2f}".format(*agreement(one, other))
-
-
-def rows(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    return [f"| {' | '.join(own)} |" for own in (head, ["---"] * len(head), *cells)]

@@ -19,24 +19,23 @@ FRACTIONS = (0, *(percent / 100 for percent in PERCENT))     # where the points 
 CURVES = {"ROAD_most": "most", "ROAD_least": "least"}
 
 
-def road_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: set[str], original: Tensor,
-                seeds: Sequence[int], batch_size: int = 32) -> dict[str, Tensor]:
+def road_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, wanted: set[str], original: Tensor,
+                seeds: Sequence[int], batch_size: int) -> dict[str, Tensor]:
     """The softmax as 0, 20, 40, 60, 80 % of the most, or least, relevant pixels are imputed.
 
     Args:
-        which: names of CURVES. original: the answers for the pictures themselves, [B, 2].
-        seeds: of the noise, [B]; give a picture the same for all its maps.
-        The others as `perturbation.masked_curves`.
+        seeds: of the noise, [B]; give a picture the same one for all its maps.
+        The others as for `perturbation.masked_curves`.
 
     Returns:
         By name, [B, 5] in [0, 1].
     """
     rank, curves = ranks(maps).cpu(), {}
-    for name in sorted(which):
-        place = rank if CURVES[name] == "most" else maps[0].numel() - 1 - rank
-        imputed = torch.stack([impute(picture, own >= count, seed)
-                               for picture, own, seed in zip(pictures, place, seeds)
-                               for count in counts(own.numel())])                         # [B·4, C, H, W]
+    for name in sorted(wanted & set(CURVES)):
+        order = rank if CURVES[name] == "most" else maps[0].numel() - 1 - rank
+        imputed = torch.stack([impute(picture, places >= count, seed)
+                               for picture, places, seed in zip(pictures, order, seeds)
+                               for count in counts(places.numel())])                      # [B·4, C, H, W]
         answers = ask(model, imputed, classes.repeat_interleave(len(PERCENT)), batch_size)
         answers = answers[:, SOFTMAX].view(len(maps), len(PERCENT))
         curves[name] = torch.cat([original[:, SOFTMAX, None], answers], dim=1)
@@ -44,15 +43,16 @@ def road_curves(model, pictures: Tensor, classes: Tensor, maps: Tensor, which: s
 
 
 def counts(pixels: int) -> list[int]:
-    """How many pixels are imputed: those from the percentile on, as grad-cam counts them."""
+    """How many pixels are imputed: those at or above the percentile, as grad-cam counts them."""
     return [pixels - -(-(100 - percent) * (pixels - 1) // 100) for percent in PERCENT]
 
 
 def impute(picture: Tensor, kept: Tensor, seed: int) -> Tensor:
-    """The picture [C, H, W] with the pixels that are not kept, bool [H, W], filled in; noise of the seed."""
+    """The picture [C, H, W] with the pixels filled in that are not `kept`, bool [H, W]; the seed is that of
+    the noise."""
     fill = imputer()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)          # the CPU's: those of GPUs are their users'
+        torch.default_generator.manual_seed(seed)          # the CPU's only: GPUs' generators are the user's
         return fill(picture.float().cpu(), kept.float()).to(picture)
 
 

@@ -12,7 +12,7 @@ FIRST_COLUMNS = ("index", "id", "operation", "skipped", "degenerate")
 def frame(rows: list[Row], columns: Mapping[str, type]) -> pd.DataFrame:
     """Rows as a table of the first columns and of `columns`, {name: int, float or str}; values that a row
     does not have are missing."""
-    types = {name: {int: "Int64", float: "float64", str: "str"}[kind] for name, kind in columns.items()}
+    types = {name: {int: "Int64", float: "float64", str: "str"}[column] for name, column in columns.items()}
     return pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *types]).astype(types)
 
 

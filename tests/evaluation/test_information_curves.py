@@ -33,6 +33,10 @@ def setting():
     return model, pictures, torch.ones(3, dtype=torch.int64), maps
 
 
+def endpoints(model, pictures, classes, exact=False):
+    return ours.curve_endpoints(model, pictures, classes, SEEDS, ask(model, pictures, classes), 32, exact)
+
+
 def by_library(model, picture, wanted, saliency, seed, column, thresholds):
     def predict(pixels):
         answers = ask(model, ours.from_pixels(model, pixels, picture), wanted.expand(len(pixels)))
@@ -47,9 +51,10 @@ def test_against_the_library(setting, name, column, protocol, monkeypatch):
     monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)
     thresholds = PROTOCOLS[protocol].thresholds
     expected = [by_library(setting[0], *given, column, thresholds) for given in zip(*setting[1:], SEEDS)]
-    curves = ours.information_curves(*setting, {name}, SEEDS, exact=True, thresholds=thresholds)[name]
+    ends = endpoints(*setting[:3], exact=True)
+    curves = ours.information_curves(*setting, {name}, ends, 32, thresholds)[name]
     assert np.allclose(curves, [result.curve_y for result in expected], atol=1e-6)
-    assert np.allclose(ours.information_area(curves), [result.auc for result in expected], atol=1e-6)
+    assert np.allclose(ours.unit_area(curves), [result.auc for result in expected], atol=1e-6)
     quick = score(*setting, [name], seeds=SEEDS, protocol=protocol)[0][name]
     assert np.allclose(quick, [result.auc for result in expected], atol=2e-2)      # a thousandth at 224 x 224
     assert len({round(result.auc, 2) for result in expected}) > 1
@@ -175,21 +180,20 @@ def test_filling_in_has_one_thread_of_linear_algebra(setting, monkeypatch):
 
 def test_what_two_maps_show_alike_is_seen_once(setting, monkeypatch):
     """Another map with the same order of pixels has the same curves, without a picture more; of another
-    picture, or filled in in another way, it is seen anew."""
+    picture it is seen anew."""
     model, pictures, classes, maps = setting
-    ends = ours.curve_endpoints(model, pictures, classes, SEEDS)
-    first = ours.information_curves(model, pictures, classes, maps, endpoints=ends)
+    ends, both = endpoints(model, pictures, classes), {"AIC", "SIC"}
+    first = ours.information_curves(model, pictures, classes, maps, both, ends, 32)
     fill_all, filled = ours.fill_all, []
 
     def counted(picture, known, exact):
         filled.append(len(known))
         return fill_all(picture, known, exact)
     monkeypatch.setattr(ours, "fill_all", counted)
-    again = ours.information_curves(model, pictures, classes, maps * 0.5, endpoints=ends)
+    again = ours.information_curves(model, pictures, classes, maps * 0.5, both, ends, 32)
     assert not filled and all(torch.equal(again[name], first[name]) for name in first)
-    ours.information_curves(model, pictures, classes, maps.roll(1, 0), endpoints=ends)
-    ours.information_curves(model, pictures, classes, maps, endpoints=ends, exact=True)
-    assert filled == [3 * len(ours.THRESHOLDS) - 6] * 2
+    ours.information_curves(model, pictures, classes, maps.roll(1, 0), both, ends, 32)
+    assert filled == [3 * len(ours.THRESHOLDS) - 6]
 
 
 def test_a_picture_has_a_curve_where_the_answer_is_sure_and_blurring_takes_answer_and_information_away():
@@ -197,17 +201,17 @@ def test_a_picture_has_a_curve_where_the_answer_is_sure_and_blurring_takes_answe
              (1.0, 0.2, 100.0, False)]
     answer, blurred, size, wanted = zip(*cases)
     both = lambda column: torch.tensor(column)[:, None].repeat(1, 2)
-    ends = ours.CurveEndpoints(None, None, torch.tensor(size), torch.full((4,), 100.0), both(blurred),
+    ends = ours.CurveEndpoints(None, None, False, torch.tensor(size), torch.full((4,), 100.0), both(blurred),
                                both(answer))
     assert [ends.usable(name, ours.SURE).tolist() for name in ("AIC", "SIC")] == [list(wanted)] * 2
 
 
 def test_what_maps_show_alike_is_kept_for_its_own_picture():
     model, pictures, classes = Scrambles(32), torch.randn(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
-    ends = ours.curve_endpoints(model, pictures, classes, [0, 0])
+    ends = ours.curve_endpoints(model, pictures, classes, [0, 0], ask(model, pictures, classes), 8)
     shown = np.zeros((2, 1, 32, 32), dtype=bool)
     shown[..., :9] = True                                      # the same of both
-    sizes, answers = ours.see(model, pictures, classes, ends, torch.arange(2), shown, 8, False)
+    sizes, answers = ours.see(model, pictures, classes, ends, torch.arange(2), shown, 8)
     for row, pixels in enumerate(ends.pixels):
         filled = ours.fill(pixels, shown[row, 0])
         wanted = ask(model, ours.from_pixels(model, filled[None], pictures), classes[:1])
