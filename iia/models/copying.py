@@ -23,7 +23,7 @@ def detached_copy(network: nn.Module) -> nn.Module:
     memo: dict[int, object] = {}
     try:
         for module in network.modules():
-            for tensor in [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]:
+            for tensor in tree_leaves(vars(module)):           # also those kept in lists of its own
                 if isinstance(tensor, Tensor) and id(tensor) not in memo:
                     values = tensor.detach().clone()
                     frozen = isinstance(tensor, nn.Parameter)

@@ -56,6 +56,8 @@ def find(whole: Snapshot) -> Found:
     Raises:
         NotAViT: there is none, or the pass in which it is written out gives other logits.
     """
+    if any(isinstance(part, torch.jit.ScriptModule) for part in whole.network.modules()):
+        raise NotAViT(f"{whole.name} has parts scripted by torch.jit, in which attention does not show")
     x, around, calls, grids = whole.probe, [], [], []
 
     def inside(module: nn.Module, call: Callable, *args: object, **kwargs: object) -> object:
@@ -85,7 +87,7 @@ def find(whole: Snapshot) -> Found:
     tokens, calls = main[0], calls[:len(main)]
     if not same(logits.detach(), whole.logits):
         raise NotAViT(f"{whole.name} computes something else when its attention is written out")
-    if not all(same(call.A.detach()[0].sum(0), A) for call, A in zip(calls, whole.attention)):
+    if not all(same(call.A.detach()[1].sum(0), A) for call, A in zip(calls, whole.attention)):
         raise NotAViT(f"{whole.name} has the attention of several pictures in another order")
     blocks, block_of = blocks_of(calls, tokens)
     if len(blocks) < 2 or not all(call.follows for call, block in zip(calls, block_of) if block):

@@ -19,8 +19,8 @@ class Snapshot(nn.Module):
     Attributes:
         network: the copy, in float32 where the user's is in bfloat16 or half.
         probe, logits: the random pictures on which all is proven, and what the user's network says of them.
-        calls, attention: of a pass of the first of them, its calls and its matrices, summed over heads;
-            what has looked at them lets go of them.
+        calls, attention: of a pass of the second of them alone, its calls and its matrices, summed over
+            heads; what has looked at them lets go of them.
         alone: whether rows run one by one, since they would mix (a batch norm without statistics).
     """
 
@@ -51,21 +51,22 @@ class Snapshot(nn.Module):
         seen: list[Tensor] = []
         try:
             with Recorder(lambda A: seen.append(A.flatten(0, -3).sum(0)) or A):
-                logits, self.calls = trace(self.network, self.probe[:1])
+                logits, self.calls = trace(self.network, self.probe[1:])
         except Exception:                  # it does something with attention that is no torch function's
             seen.clear()
             try:
-                logits, self.calls = trace(self.network, self.probe[:1])
+                logits, self.calls = trace(self.network, self.probe[1:])
             except Exception as why:
                 raise UserError(f"{self.name} does not read a single picture ({first_line(why)}).") from why
         self.attention = seen
         if logits.shape[1:] != self.logits.shape[1:] or len(logits) != 1:
             raise UserError(f"{self.name} returns {list(logits.shape)} for one picture, no logits "
                             "[1, classes]; wrap it in a module that returns these.")
-        if difference(torch.cat([logits, self.logits[1:]]), self.logits) > TOLERANCE:
+        alone = torch.cat([self(self.probe[:1]), logits])
+        if difference(alone, self.logits) > TOLERANCE:
             self.alone = True
             self.logits = self(self.probe)
-            if difference(self.logits[:1], logits) > TOLERANCE:
+            if difference(self.logits, alone) > TOLERANCE:
                 raise UserError(f"{self.name} answers a picture differently each time.")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import iia
 
+from ..conftest import toy_vit
 from .networks_of_users import check, picture, refused, resnet, weights_like
 
 
@@ -108,3 +109,46 @@ def test_rows_that_mix_are_run_one_by_one_at_every_size():
         alone = torch.cat([iia.explain(network, row, 3, layer=3, steps=2) for row in pictures.split(1)])
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-9)
         torch.testing.assert_close(model.sized(pictures.shape[1:])(x), network(x))
+
+
+class ByPlace(tv.ResNet):
+    """What it adds to a row hangs on the row's place in the batch."""
+
+    def forward(self, x):
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+        return super().forward(x + noise)
+
+
+class ByTheLast(tv.ResNet):
+    """It sees the last row of a batch in another light."""
+
+    def forward(self, x):
+        return super().forward(torch.cat([x[:-1], x[-1:].tanh()]))
+
+
+@pytest.mark.parametrize("kind", [ByPlace, ByTheLast])
+def test_rows_that_hang_on_their_place_are_run_one_by_one(kind):
+    pictures = torch.cat([picture(), picture(seed=2)])
+    found = iia.explain(resnet(kind), pictures, 3, steps=2)
+    for row, maps in zip(pictures.split(1), found):
+        torch.testing.assert_close(iia.explain(resnet(kind), row, 3, steps=2)[0], maps)
+    check(resnet(kind), picture(), 3, operations=("iia", "gradcam"))
+
+
+def test_a_network_that_keeps_what_it_computed_in_a_list():
+    class Keeping(tv.ResNet):
+        def forward(self, x):
+            self.kept = [super().forward(x)]
+            return self.kept[0]
+
+    network = resnet(Keeping)
+    network(picture())                                     # in a graph, of which there is no deepcopy
+    check(network, picture(), 3, operations=("iia",))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_attention_in_a_scripted_block_does_not_show():
+    network = toy_vit().eval()
+    network.blocks[1] = torch.jit.trace(network.blocks[1], torch.ones(1, 17, 24))
+    with refused("scripted by torch.jit"):
+        iia.wrap(network)
