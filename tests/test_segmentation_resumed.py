@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.scripts import ROOT
 from tests.segmentation_runs import QUICK, read, results, run_coco, summary_of
-from tests.segmentation_trees import coco_tree
+from tests.segmentation_trees import annotation_file, coco_tree
 
 pytestmark = [pytest.mark.usefixtures("own_folder"),
               pytest.mark.filterwarnings("ignore:__array__ implementation")]      # pycocotools under NumPy 2
@@ -43,6 +43,15 @@ def test_settings_that_change_no_number_go_on_and_others_have_a_folder_of_their_
         assert run_coco(flag) == 0
         assert read() and folders() == times
     assert read(first) == before
+
+
+def test_other_annotations_or_other_classes_are_another_run(coco):
+    """A network with names of its own is not asked whether it was right."""
+    Path("names.txt").write_text("\n".join(f"thing {number}" for number in range(1000)))
+    for flags in [], ["--labels_file=names.txt"], []:
+        run_coco("--operations=iia-ablation-ac", *flags)
+        os.utime(annotation_file(coco), ns=(0, 0)) if flags else None
+    assert len({folder.name for folder in Path("segmentation_results").iterdir()}) == 3
 
 
 # runs a script that is killed behind its third batch

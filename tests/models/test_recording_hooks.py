@@ -118,3 +118,14 @@ def test_a_hook_that_acts_on_strong_pictures_only_is_no_recorder():
     wanted = iia.explain(network, x.clamp(-6, 6), 3, "gradcam")
     torch.testing.assert_close(iia.explain(network, x, 3, "gradcam"), wanted, rtol=0, atol=1e-5)
     assert differ(iia.explain(network, x, 3, steps=2), plain)
+
+
+def test_a_hook_that_acts_on_black_pictures_only_is_no_recorder():
+    network, x = resnet(), torch.zeros_like(picture())
+
+    def filled(module, inputs):
+        return None if inputs[0].any() else (inputs[0] + 1,)
+
+    plain = iia.wrap(network, image_size=tuple(x.shape[-2:]))(x)
+    network.register_forward_pre_hook(filled)
+    assert differ(iia.wrap(network, image_size=tuple(x.shape[-2:]))(x), plain)
