@@ -86,6 +86,13 @@ def test_the_way_by_rows_is_the_general_one(vit, pictures, classes):
         torch.testing.assert_close(found, wanted)
 
 
+def test_a_block_with_a_forward_of_its_own_is_not_taken_apart(vit):
+    """It may do other things with other pictures than those of the proof."""
+    plain = vit.blocks[1].forward
+    vit.blocks[1].forward = lambda tokens, **how: plain(tokens.clamp(-1e3, 1e3), **how)
+    assert not iia.wrap(vit).by_rows
+
+
 def test_pictures_of_another_size_have_another_grid():
     net = toy_vit(dynamic_img_size=True).double()
     model = iia.wrap(net)
@@ -136,12 +143,22 @@ def small_swin():
 @pytest.mark.parametrize("build, message", [
     (resnet, "no attention"), (small_swin, "between all its patches"),
     (lambda: timm.create_model("pvt_v2_b0"), "between all its patches"),
-    (channel_attention, "no row of blocks"), (lambda: with_class_token_last(), "do not lie as")])
+    (channel_attention, "no row of blocks"), (lambda: with_class_token_last(), "do not lie as"),
+    (lambda: with_two_patches_exchanged(), "do not lie as")])
 def test_what_is_no_vit(build, message):
     net = build().eval()
     size = getattr(getattr(net, "patch_embed", None), "img_size", None) or (64, 64)
     with pytest.raises(NotAViT, match=message):
         ViT(take(net, [(3, *size), (3, 64, 64), (3, 224, 224)]), "net", (0.5,) * 3, (0.5,) * 3)
+
+
+def with_two_patches_exchanged():
+    """The other fourteen lie as the picture's patches do."""
+    net, order = toy_vit(), list(range(16))
+    order[12], order[9] = 9, 12
+    plain = net._pos_embed
+    net._pos_embed = lambda x: plain(x[:, order])
+    return net
 
 
 def with_class_token_last():

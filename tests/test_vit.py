@@ -215,3 +215,15 @@ def test_a_file_of_the_old_vit_small_loads_as_that_network(tmp_path, capsys):
 def test_wrong_size_of_picture_is_said(vit):
     with pytest.raises(iia.UserError, match="16 x 16"):
         iia.explain(vit, torch.zeros(1, 3, 20, 20), [0])
+
+
+def test_bf16_is_where_a_vits_passes_and_predictions_are(pictures):
+    network, x = toy_vit(), pictures.float()
+    model, full = iia.wrap(network, precision="bf16"), iia.wrap(network)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        wanted = network(x).float()
+    assert torch.equal(model(x), wanted) and not torch.equal(full(x), wanted)
+    for operation in ("iia", "gae", "rollout", "ablation-image", "ablation-attention"):
+        found, wanted = (iia.explain(own, x, 2, operation, steps=2) for own in (model, full))
+        assert 0 < (found - wanted).abs().max() and torch.corrcoef(
+            torch.stack([found.flatten(), wanted.flatten()]))[0, 1] > 0.9

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from .small_networks import FAMILIES, network
 
 import iia
@@ -107,3 +108,18 @@ def test_a_library_that_is_missing_is_named(toy, x, y, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(iia.UserError, match="pip install captum"):
         iia.explain(toy, x, y, "lift-cam")
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid,
+                                  nn.Hardtanh, nn.Mish, nn.Sigmoid, nn.Tanh])
+def test_contributions_are_complete_behind_any_activation(kind, x):
+    """A plain gradient in its place would not add up to f_y(u) − f_y(0)."""
+    torch.manual_seed(0)
+    tail = nn.Sequential(nn.Conv2d(3, 4, 3), kind(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(196, 5))
+    tail = tail.double()
+    y = torch.tensor([1, 4])
+    plain = captum_methods.separate_modules(tail, x[:1])
+    with torch.no_grad():
+        difference = (tail(3 * x) - tail(0 * x))[torch.arange(2), y]
+    found = captum_methods.contributions(plain, 3 * x, y).sum((1, 2, 3))
+    torch.testing.assert_close(found, difference, rtol=1e-3, atol=1e-4)

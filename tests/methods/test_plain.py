@@ -41,3 +41,8 @@ def test_what_is_replaced_comes_back_after_an_exception():
         assert owner.value == 2
         1 / 0
     assert owner.value == 1
+
+
+def test_a_norm_keeps_its_own_epsilon(x):
+    norm = BatchNormAct2d(3, eps=0.3).eval().double()
+    torch.testing.assert_close(plain_copy(nn.Sequential(norm))(x), norm(x))

@@ -67,3 +67,11 @@ def test_threads_explain_one_network_at_the_same_time(kind, wrapped):
         together = list(pool.map(lambda job: iia.explain(model, *job, steps=2), work * 2))
     for found, wanted in zip(together, alone * 2):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda network: torch.compile(network, backend="eager")])
+def test_a_wrapper_with_hooks_of_its_own_is_not_looked_through(wrap):
+    wrapper = wrap(resnet().float())
+    wrapper.register_forward_hook(lambda module, inputs, logits: logits.flip(1))
+    with refused("has hooks of its own; give the network inside, \\.(module|_orig_mod), with them"):
+        iia.wrap(wrapper)

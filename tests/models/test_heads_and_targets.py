@@ -6,11 +6,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision.models as tv
 from torch import nn
 
 import iia
 
-from ..conftest import random_weights, toy_vit
+from ..conftest import random_weights, toy_vgg, toy_vit
 from ..oracle_hooks import grid_map
 from .networks_of_users import check, check_vit, differ, picture, refused, resnet, with_head
 
@@ -125,3 +126,41 @@ def test_scripted_networks_are_refused_in_a_sentence(make):
     network = resnet()
     with pytest.raises(iia.UserError, match="scripted by torch.jit"):
         iia.wrap(make(network))
+
+
+@pytest.mark.parametrize("definition", ["paper", "release"])
+@pytest.mark.parametrize("name", ["iia", "iia-triple", "iia-previous", "iia-ablation-im", "iia-ablation-ac",
+                                  "gradcam", "hirescam", "ablation-cam", "score-cam", "fullgrad", "blurig",
+                                  "guidedig"])
+def test_a_target_function_of_one_logit_is_that_class(name, definition):
+    """Of one probability, for the methods that explain it."""
+    model, x = iia.wrap(toy_vgg().double(), image_size=16), picture(16)
+    soft = name in ("blurig", "guidedig")
+    y = next(y for y in range(1, 7) if iia.explain(model, x, y, name, steps=2).any())
+    found = iia.explain(model, x, operation=name, definition=definition, steps=2,
+                        target=lambda logits: (logits.softmax(1) if soft else logits)[:, y])
+    wanted, other = (iia.explain(model, x, own, name, definition=definition, steps=2) for own in (y, 0))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    assert differ(wanted, other)
+
+
+@pytest.mark.parametrize("kind", ["VisionTransformer", "ViTForImageClassification",
+                                  "BeitForImageClassification", "Data2VecVisionForImageClassification",
+                                  "ResNet", "SwinForImageClassification"])
+def test_what_a_network_is_called_tells_its_normalisation(kind):
+    """Of those that bring none of their own."""
+    usual = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    network = random_weights(type(kind, (nn.Sequential,), {})(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)))
+    half = kind not in ("ResNet", "SwinForImageClassification")
+    model = iia.wrap(network, image_size=16)
+    assert (model.mean, model.std) == (((0.5,) * 3, (0.5,) * 3) if half else usual)
+    network.pretrained_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    model = iia.wrap(network, image_size=16)
+    assert (model.mean, model.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert iia.wrap(network, image_size=16, mean=(0.7,) * 3).mean == (0.7,) * 3
+
+
+def test_torchvisions_vit_reads_other_pictures_than_timms():
+    network = random_weights(tv.VisionTransformer(16, 4, 3, 3, 24, 48, num_classes=7)).eval()
+    assert iia.wrap(network).mean == (0.485, 0.456, 0.406) and iia.wrap(toy_vit()).mean == (0.5,) * 3

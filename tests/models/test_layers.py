@@ -1,11 +1,13 @@
 """Where a network is cut: by number, name or module; pictures of any size and channels; what is no layer."""
 
 import pytest
+import torch
 from torch import nn
 
 import iia
+from iia.models.layers import near_spots
 
-from ..conftest import random_weights
+from ..conftest import random_weights, toy_vgg
 from .networks_of_users import check, picture, refused, resnet, weights_like
 
 
@@ -68,3 +70,20 @@ def test_a_network_without_a_spatial_layer():
             iia.explain(random_weights(Columns()).double(), picture(16), 3, name, steps=1)
     with refused("layer|spatial|grid|pictures"):
         iia.wrap(random_weights(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))), image_size=16)
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d(2)])
+def test_the_last_layer_is_the_one_before_the_pooling(pool):
+    network = toy_vgg()
+    network.avgpool = pool
+    assert iia.wrap(network, image_size=16).stage_names[-1] == "features.5"
+
+
+def test_cells_that_are_not_where_the_picture_changed():
+    """Half of the spots are not enough to say that a layer's cells lie as the picture's places do."""
+    spots = [(1, 7), (7, 1), (3, 5), (6, 4)]
+    for right in range(5):
+        u = torch.zeros(5, 1, 8, 8)
+        for row, (i, j) in enumerate(spots):
+            u[row + 1, 0, i, j if row < right else (j + 4) % 8] = 1
+        assert near_spots(u, spots) == (right >= 3)

@@ -8,9 +8,10 @@ import torch
 import torchvision.models as tv
 
 import iia
+from iia.evaluation.identity import weights_of
 from iia.models import CNN, ViT
 from iia.models.loading import load_model, shape_of
-from iia.models.names import IMAGENET, build
+from iia.models.names import IMAGENET, build, torchvision_network
 
 
 @pytest.mark.parametrize("name, module, own", [
@@ -138,3 +139,15 @@ def test_published_position_embeddings_fit_another_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = load_model("test_vit", image_size="64,96")
     assert model.label == "test_vit" and model.size == (64, 96)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_a_network_that_changes_colour_pictures_itself_leaves_others_as_they_are(name):
+    with torch.device("meta"):
+        for channels, changes in ((None, True), (3, True), (1, False)):
+            assert torchvision_network(name, 5, channels, None)[0].transform_input == changes
+
+
+def test_random_weights_are_the_same_in_every_run():
+    one, other = (load_model("test_resnet", allow_random_weights=True, image_size=64) for _ in range(2))
+    assert weights_of(one) == weights_of(other)

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torchvision.models as tv
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import iia
 
+from ..conftest import random_weights, toy_vit
 from .narrow import narrow
 
 
@@ -63,3 +65,30 @@ def test_half_features_are_near_and_a_vit_refuses_them(vgg, vit, pictures):
         assert 0 < (half - full).abs().max() < 0.05
     with pytest.raises(iia.UserError, match='"fp16" is for a CNN'):
         iia.wrap(vit, precision="fp16")
+
+
+def test_in_half_a_batch_norm_that_is_not_folded_keeps_its_precision():
+    network = random_weights(tv.DenseNet(growth_rate=4, block_config=(1, 1), num_init_features=8))
+    model = iia.wrap(network, image_size=64, precision="bf16")
+    kinds = {(isinstance(part, _BatchNorm), value.dtype) for part in model.in_half.modules()
+             for value in part.parameters(recurse=False)}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+def test_the_quick_way_is_taken_where_there_is_one(vgg, vit):
+    hooked = toy_vit()
+    hooked.blocks[1].register_forward_hook(lambda module, inputs, tokens: tokens + 1)
+    assert [iia.wrap(network, image_size=16).way for network in (vgg, vit, hooked)] == [
+        "skipping", "rows", "skipping"]
+
+
+def test_blocks_that_write_over_what_they_are_given_are_left_out_too(pictures, classes):
+    """What an earlier block has answered is kept apart from what later ones write to."""
+    network, plain = toy_vit().double(), toy_vit().double()
+    for block in network.blocks[1:]:
+        block.register_forward_pre_hook(lambda module, inputs: (inputs[0].mul_(1.5),))
+    for block in plain.blocks[1:]:
+        block.register_forward_pre_hook(lambda module, inputs: (1.5 * inputs[0],))
+    models = [iia.wrap(each) for each in (network, plain)]
+    assert [model.way for model in models] == ["skipping", "skipping"]
+    torch.testing.assert_close(*(iia.explain(model, pictures, classes, steps=2) for model in models))

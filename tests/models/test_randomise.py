@@ -1,5 +1,7 @@
 """Weights drawn anew from the top down: which, in what order, from where; and nothing else is touched."""
 
+from itertools import combinations
+
 import pytest
 import timm
 import torch
@@ -116,3 +118,11 @@ def test_maps_are_those_of_the_randomised_network(pictures):
         made = rewrapped(new, model)
         assert torch.allclose(made(pictures), new(pictures)) and made.mean == model.mean
         assert not torch.allclose(made(pictures), model(pictures), rtol=0.1)
+
+
+def test_two_seeds_have_no_draw_in_common():
+    model = iia.wrap(toy_vit(), image_size=16)
+    *_, (_, first) = randomised(model, 0)
+    *_, (_, other) = randomised(model, 1)
+    drawn = [block.attn.qkv.weight for network in (first, other) for block in network.blocks]
+    assert not any(torch.equal(a, b) for a, b in combinations(drawn, 2))

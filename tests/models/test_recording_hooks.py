@@ -11,7 +11,7 @@ import iia
 
 from ..conftest import toy_vit
 from ..oracle_hooks import grid_map, vit_map
-from .networks_of_users import BEFORE, check, differ, picture, resnet
+from .networks_of_users import BEFORE, CHANGES, check, differ, picture, resnet
 
 RECORDED = []              # what a hook that is a plain function writes to
 
@@ -105,6 +105,25 @@ def test_a_hook_that_holds_a_lock_and_changes_the_output(path):
     except iia.UserError as why:                        # its own map, or one sentence
         assert "\n" not in str(why)
     assert not lock.locked()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_hook_that_makes_a_weight_is_no_recorder():
+    """It is made anew where the network is converted."""
+    network, x = resnet(), picture()
+    CHANGES["weight_norm of old"](network)
+    wanted = iia.explain(network, x, 3, steps=2)
+    found = iia.explain(iia.wrap(network, image_size=64).float(), x.float(), 3, steps=2)
+    torch.testing.assert_close(found, wanted.float(), rtol=0, atol=1e-3)
+
+
+def test_a_hook_with_a_default_of_its_own_keeps_it():
+    network, x = resnet(), picture()
+
+    def scaled(module, inputs, output, *, by=0.5, shift=lambda u: u.roll(1, 1)):
+        return by * shift(output)
+    network.layer4.register_forward_hook(scaled)
+    check(network, x, 3, operations=("iia",))
 
 
 def test_a_hook_that_acts_on_strong_pictures_only_is_no_recorder():

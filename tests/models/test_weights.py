@@ -9,6 +9,7 @@ import torchvision.models as tv
 from safetensors.torch import save_file
 
 import iia
+from iia import models
 from iia.choosing import OF_NETWORK, load_or_fallback
 from iia.datasets.photographs import photograph
 from iia.models import weights
@@ -199,3 +200,16 @@ def test_without_its_package_a_network_has_no_weights(monkeypatch):
     monkeypatch.setitem(weights.PACKAGES, "tf_efficientnet_lite1", "no_such_module")
     with pytest.raises(WeightsMissing, match="tf_efficientnet_lite1"):
         iia.load_model("tf_efficientnet_lite1")
+
+
+@pytest.mark.parametrize("way, said", [("whole", True), ("skipping", False), ("rows", False)])
+def test_a_network_that_runs_whole_for_every_step_is_said_to_be_slow(way, said, monkeypatch, capsys):
+    wrap = models.wrap
+
+    def slow(*given, **how):
+        model = wrap(*given, **how)
+        model.way = way
+        return model
+    monkeypatch.setattr(models, "wrap", slow)
+    iia.load_model("test_resnet", allow_random_weights=True, image_size=64)
+    assert ("runs whole for every step" in capsys.readouterr().err) == said

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 import iia
+from iia.models import cnn
 from iia.models.proof import difference, same
 from iia.models.segment import Segment
 
-from ..conftest import random_weights
+from ..conftest import random_weights, toy_vgg
 from ..oracle_hooks import grid_map
 
 
@@ -48,6 +49,51 @@ def test_a_module_that_is_called_again_lies_where_its_last_call_does():
             wanted = grid_map(operation, apart, x[:1], y, 2, "5", before=before)
             found = iia.explain(model, x[:1], y, operation, steps=2)[0]
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_such_a_module_where_the_network_must_run_whole():
+    """It looks at what its first layer answers, which therefore cannot be left out."""
+    class Looks(Small):
+        def forward(self, x):
+            u = self.conv1(x)
+            assert u.any()
+            u = self.pool(self.conv2(self.pool(u).relu()).relu())
+            return self.end(self.fc(u.mean((2, 3))))
+
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(7))
+    model, plain = (iia.wrap(random_weights(kind()), image_size=16) for kind in (Looks, Small))
+    assert (model.way, plain.way) == ("whole", "skipping")
+    for layer in ("pool", "conv2"):
+        found, wanted = (iia.explain(each, x, 1, "iia-triple", layer=layer, steps=2)
+                         for each in (model, plain))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, near, far", [(torch.float32, 5e-5, 3e-4), (torch.float64, 1e-10, 1e-8)])
+def test_what_is_a_little_off_is_not_the_same(dtype, near, far):
+    wanted = torch.tensor([[1.0, 2, 4], [2, -1, 3]], dtype=dtype)
+    off = torch.tensor([4.0, 0, 0], dtype=dtype)
+    assert same(wanted + near * off, wanted) and not same(wanted + far * off, wanted)
+
+
+def test_a_copy_in_half_is_proven_too():
+    """Of bfloat16's digits single ones are off, but no quarter of a layer."""
+    model, x = iia.wrap(toy_vgg(), precision="bf16", image_size=16), torch.randn(1, 3, 16, 16)
+    model.in_half.network.features[5].weight.data *= 1.3
+    with pytest.raises(iia.UserError, match="cannot be cut"):
+        iia.explain(model, x, 0, layer=6, steps=1)
+
+
+def test_a_quicker_copy_that_computes_something_else_is_not_taken(monkeypatch):
+    quick_copy = cnn.quick_copy
+
+    def wrong(whole):
+        made = quick_copy(whole)
+        made.network.fc.weight = nn.Parameter(1.01 * made.network.fc.weight, requires_grad=False)
+        return made
+    monkeypatch.setattr(cnn, "quick_copy", wrong)
+    network, x = random_weights(Small()).eval(), torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(iia.wrap(network, image_size=16)(x), network(x))
 
 
 def test_masked_classes_do_not_hide_what_is_wrong():
@@ -112,6 +158,18 @@ def test_a_side_path_that_only_a_black_picture_shows():
             return super().forward(x) * torch.where((x == 0).flatten(1).all(1), 0.3, 1.0)[:, None]
     with pytest.raises(iia.UserError, match="cannot be cut"):
         iia.wrap(random_weights(Padded()).eval(), image_size=16)
+
+
+def test_a_side_path_from_a_layer_that_is_left_out_and_that_only_a_black_picture_takes():
+    """A layer that is left out answers zeros, which random pictures would not tell from its own answer."""
+    class Side(Small):
+        def forward(self, x):
+            u = self.conv1(x)
+            side = u.detach().mean((1, 2, 3)) * (x == 0).flatten(1).all(1)
+            v = self.pool(self.conv2(self.pool(u).relu()).relu())
+            return self.fc(v.mean((2, 3))) + side[:, None]
+    with pytest.raises(iia.UserError, match="cannot be cut"):
+        iia.wrap(random_weights(Side()).eval(), image_size=16)
 
 
 def test_a_proof_that_the_memory_does_not_hold_says_so(monkeypatch):

@@ -1,0 +1,40 @@
+"""Attention that is written out to be seen gives what torch's own gives."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from iia.models.recorder import Recorder
+
+G = torch.Generator().manual_seed(0)
+Q, K, V = (torch.randn(2, 4, 5, 6, generator=G, dtype=torch.float64) for _ in range(3))
+MASK = torch.rand(5, 5, generator=G) < 0.7
+MASK.fill_diagonal_(True)
+
+
+@pytest.mark.parametrize("how", [{}, {"scale": 0.3}, {"is_causal": True}, {"attn_mask": MASK},
+                                 {"attn_mask": torch.randn(2, 4, 5, 5, generator=G, dtype=torch.float64)}])
+def test_fused_attention_is_written_out(how):
+    seen = []
+    wanted = F.scaled_dot_product_attention(Q, K, V, **how)
+    with Recorder(lambda A: seen.append(A) or A):
+        found = F.scaled_dot_product_attention(Q, K, V, **how)
+    torch.testing.assert_close(found, wanted)
+    matrix, = seen
+    torch.testing.assert_close(matrix @ V, wanted)
+
+
+def test_heads_that_share_their_keys():
+    with Recorder(lambda A: A):
+        found = F.scaled_dot_product_attention(Q, K[:, :2], V[:, :2], enable_gqa=True)
+    keys, values = (own[:, :2].repeat_interleave(2, 1) for own in (K, V))
+    torch.testing.assert_close(found, F.scaled_dot_product_attention(Q, keys, values))
+
+
+def test_a_softmax_over_the_last_dimension_is_seen_and_replaced_and_another_is_not():
+    seen = []
+    with Recorder(lambda A: seen.append(A) or 2 * A):
+        for found in (Q.softmax(-1), torch.softmax(Q, 3), F.softmax(input=Q, dim=-1)):
+            torch.testing.assert_close(found, 2 * seen[-1])
+        Q.softmax(2), Q[0, 0].softmax(-1)
+    assert len(seen) == 3
