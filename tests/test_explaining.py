@@ -131,6 +131,7 @@ def test_what_cannot_be_explained(kind, wrong, said, request):
     (lambda rows: torch.ones(len(rows)), "no gradient"), (lambda rows: rows[:, 0].detach(), "no gradient"),
     (lambda rows: rows[:, 0] * 1j, "no gradient"), (lambda rows: rows[:1, 0], "for 2 rows"),
     (lambda rows: rows[:, 0] - rows[:, 0].mean(), "mixes the rows"),
+    (lambda rows: rows[:, 0] + 0.02 * rows[:, 0].mean(), "mixes the rows"),         # a little
     (lambda rows: rows[:1, 0].expand(len(rows)) + rows[-1:, 1], "mixes the rows")])
 def test_targets_that_explain_nothing_or_another_row(target, said, vgg, pictures):
     with pytest.raises(iia.UserError, match=said):

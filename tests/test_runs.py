@@ -81,6 +81,42 @@ def test_processes_are_numbered_as_torchrun_does_it(monkeypatch):
     assert (runs.rank(), runs.world_size()) == (1, 3)
 
 
+def test_an_unfinished_file_of_this_processs_number_is_an_earlier_ones(tmp_path):
+    left = tmp_path / f"{runs.TEMPORARY}{os.getpid()}-{runs.HOST}-a.json"
+    left.write_text("")
+    runs.sweep(tmp_path)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("before", [(False, False), (True, True), (True, False)])
+def test_what_computing_sets_is_set_back(before):
+    def now():
+        return (torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled())
+
+    own = now()
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    try:
+        with runs.computing():
+            torch.use_deterministic_algorithms(True, warn_only=True)       # as on a GPU
+        assert now() == before
+    finally:
+        torch.use_deterministic_algorithms(own[0], warn_only=own[1])
+
+
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
+    """By its number on this machine: the sixth of all may be the third here."""
+    monkeypatch.setenv("RANK", "7")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "zeros", lambda count, device: torch.ones(count))       # there is none here
+    assert str(runs.pick_device()) == "cuda"
+    for number, wanted in (("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", number)
+        assert str(runs.pick_device("auto")) == str(runs.pick_device("cuda")) == wanted
+    assert str(runs.pick_device("cpu")) == "cpu"
+
+
 def test_a_machine_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     runs.versions.cache_clear()
@@ -125,17 +161,6 @@ def test_devices():
     for name in ("gpu", "meta"):
         with pytest.raises(UserError, match=f"'{name}' cannot be used here"):
             runs.pick_device(name)
-
-
-def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
-    """By its number on this machine: the sixth of all may be the third here."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.tensor([0]))
-    for local, wanted in (("2", "cuda:2"), ("5", "cuda:1")):
-        monkeypatch.setenv("RANK", "7")
-        monkeypatch.setenv("LOCAL_RANK", local)
-        assert str(runs.pick_device("auto")) == wanted and str(runs.pick_device("cpu")) == "cpu"
 
 
 def test_a_disk_that_is_full(tmp_path):

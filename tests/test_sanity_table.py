@@ -97,12 +97,34 @@ def test_a_map_that_is_constant_has_no_figure_and_is_counted(place, capsys):
     assert "15 comparisons without a figure" in capsys.readouterr().out and summary["unchanged"] == ["edges"]
 
 
+@pytest.mark.parametrize("flat, count", [(1, 5), (3, 1)])
+def test_a_map_that_is_constant_before_or_behind_is_counted(flat, count, place, monkeypatch):
+    """The first maps are the network's own, and the third those of its second step."""
+    real, made = sanity_table.all_maps, []
+
+    def all_maps(*given):
+        made.append(real(*given))
+        return {name: maps * (len(made) != flat) for name, maps in made[-1].items()}
+    monkeypatch.setattr(sanity_table, "all_maps", all_maps)
+    assert sanity_table.table(toy(), chosen(place, operations=["edges"], seeds=1, max_images=1)) == 0
+    assert result(place)[1]["degenerate"] == {"edges": count}
+
+
 @pytest.mark.parametrize("last, stay", [(0.51, ["gradcam"]), (0.49, [])])
 def test_a_method_is_warned_of_where_its_maps_stay_to_the_last(place, monkeypatch, last, stay):
     step = iter([0.9, 0.9, 0.9, 0.9, last])
     monkeypatch.setattr(sanity_table, "alike", lambda *maps: {"spearman": next(step), "ssim": 0.9})
     sanity_table.table(toy(), chosen(place, operations=["gradcam"], seeds=1, max_images=1))
     assert result(place)[1]["unchanged"] == stay
+
+
+def test_a_layer_of_a_number_is_the_same_one_whatever_the_weights(place, monkeypatch):
+    """With other weights another layer may have its number, so that its name is handed on."""
+    seen, real = set(), sanity_table.all_maps
+    monkeypatch.setattr(sanity_table, "all_maps", lambda *given: seen.add(given[-1]["layer"]) or real(*given))
+    how = chosen(place, operations=["gradcam"], seeds=1, max_images=1, FEATURE_LAYER_NUMBER=4)
+    sanity_table.table(toy(), how)
+    assert seen == {"features.3"}
 
 
 def test_a_network_that_cannot_be_explained_is_skipped_and_named(place, monkeypatch, capsys):

@@ -69,6 +69,16 @@ def test_vit(coco):
     assert run("seg_vit_datasets.py", *vit, "--chosen_dataset=voc") == 0
 
 
+@pytest.mark.parametrize("name, tree", [("coco", coco_tree), ("voc", voc_tree), ("imagenet", gtsegs_tree)])
+def test_a_cnn_is_sent_to_the_script_of_the_same_data_set(name, tree, capsys):
+    tree(Path("data") if name == "imagenet" else Path("data") / name.upper())
+    flags = "--model_name=test_resnet", "--allow_random_weights", "--num_workers=0", "--device=cpu"
+    assert run("seg_vit_datasets.py", *flags, f"--chosen_dataset={name}") == 2
+    assert f"give it to segmentation_cnn_{name}.py" in capsys.readouterr().err
+    assert run(f"segmentation_cnn_{name}.py", *flags, "--model_name=test_vit") == 2
+    assert "give it to seg_vit_datasets.py" in capsys.readouterr().err
+
+
 def test_released_coco_pictures_are_not_normalised(coco):
     voc_tree(Path("data/VOC"))
     model = iia.wrap(toy_vgg(), image_size=16)

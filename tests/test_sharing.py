@@ -8,6 +8,7 @@ from iia import vit_attribution
 from iia.models.model import Shared
 
 OPERATIONS = ("iia", "iia-triple", "iia-ablation-im", "iia-ablation-ac")
+FIRST, SECOND = ({"classes": None, "target": lambda logits, y=y: logits[:, y]} for y in (1, 2))
 
 
 @pytest.fixture
@@ -97,13 +98,6 @@ def test_what_a_model_keeps_of_the_picture_zero_is_for_pictures_of_one_size(vgg,
     assert model.at_zero(2, pictures).shape[2:] == (16, 16) and model.at_zero(2, larger).shape[2:] == (16, 32)
 
 
-def test_a_model_is_kept_for_few_sizes(vgg):
-    model = iia.wrap(vgg, image_size=16)
-    for width in range(16, 34, 2):
-        assert model.sized((3, 16, width)).size == (16, width)
-    assert [shape[2] for shape in model._sizes] == [26, 28, 30, 32]
-
-
 def test_a_vit_keeps_the_picture_zero_of_few_classes(vit, pictures, monkeypatch):
     monkeypatch.setattr(vit_attribution, "ZERO_CLASSES", 2)
     model = iia.wrap(vit)
@@ -160,3 +154,18 @@ def test_what_is_kept_is_bounded():
         shared.get(pictures, (key,), lambda: values(size))
         shared.get(pictures, (key,), lambda: values(size))
     assert made == [2, 2, 2, 1]
+
+
+def test_a_model_keeps_few_sizes_and_what_it_is_called_at_each(vgg):
+    model = iia.wrap(vgg, image_size=16)
+    model.label = "vgg (random weights)"
+    for side in range(17, 24):
+        assert model.sized((3, side, side)).label == "vgg (random weights)"
+        assert model.sized((3, side, side)) is model.sized((3, side, side))
+    assert [side for _, side, _ in model._sizes] == [20, 21, 22, 23]
+
+
+def test_a_layer_that_is_a_module_is_found_for_pictures_of_another_size(vgg):
+    model, x = iia.wrap(vgg, image_size=16), torch.randn(1, 3, 24, 20, dtype=torch.float64)
+    found = iia.explain(model, x, 2, layer=vgg.features[3], steps=1)
+    assert torch.equal(found, iia.explain(model, x, 2, layer=4, steps=1))

@@ -36,6 +36,18 @@ def test_rows_are_compared_picture_by_picture():
     assert said["behind the best"]["one"]["NEG"] == [-1, -1]
 
 
+def test_a_figure_that_few_pictures_have_is_said_to_be_over_those(capsys):
+    rows = pd.DataFrame({"index": range(5), "NEG": [1.0, 2, 3, 4, 5], "AIC": [0.5, 0.7, *[np.nan] * 3]})
+    columns = {name: METRICS[name] for name in ("NEG", "AIC")}
+    said = comparison.compare({"a": rows}, columns) | {"figures": {"a": {"NEG": 3, "AIC": 0.6}},
+                                                       "distance": {"a": 0.0126}}
+    comparison.print_table(said, columns)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["operation", "NEG↑", "AIC↑", "n", "distance"]
+    assert lines[1].split() == ["a", "3.00*", "0.6000*", "5", "0.013"]
+    assert lines[-1] == "AIC is over 2 pictures; the others have none"
+
+
 def test_the_same_rows_are_marked_as_no_different(capsys):
     rows = pd.DataFrame({"index": range(5), "NEG": [1.0, 2, 3, 4, 5]})
     said = comparison.compare({"a": rows, "b": rows}, {"NEG": METRICS["NEG"]})
@@ -45,15 +57,3 @@ def test_the_same_rows_are_marked_as_no_different(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:4:2]] == [["a", "3.00*", "5"], ["b", "3.00=", "5"]]
     assert "= not significantly different from it at 95 %" in lines[-1]
-
-
-def test_figures_that_few_pictures_have_are_said(capsys):
-    rows = pd.DataFrame({"index": range(5), "NEG": [1.0, 2, 3, 4, 5], "AIC": [0.5, 0.6] + [np.nan] * 3})
-    own = {name: METRICS[name] for name in ("NEG", "AIC")}
-    said = comparison.compare({"a": rows}, own) | {"figures": {"a": {"NEG": 3, "AIC": 0.55}}}
-    comparison.print_table(said, own)
-    out = capsys.readouterr().out
-    head, line = out.splitlines()[:2]
-    assert head.split() == ["operation", "NEG↑", "AIC↑", "n"]
-    assert line.split() == ["a", "3.00*", "0.5500*", "5"]
-    assert "AIC is over 2 pictures; the others have none" in out and "NEG is over" not in out

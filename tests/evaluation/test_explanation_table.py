@@ -183,3 +183,36 @@ def test_road_without_its_package_is_said_first(place, monkeypatch):
     with pytest.raises(UserError, match="pip install grad-cam"):
         explanation_table.table(Scrambles(), chosen(place, protocol="road", figures=None))
     assert not (place / "results").exists()
+
+
+def test_the_base_accuracy_counts_each_picture_once(place):
+    """Also where an operation has no map of some of them."""
+    model = Scrambles()
+    first, second = model(load_pictures([place / "p0.png", place / "p1.png"], model)).argmax(1).tolist()
+    (place / "list.txt").write_text(f"p0.png {first}\np1.png {(second + 1) % 4}\n")
+    write_maps(place, ["p0"])
+    explanation_table.table(model, chosen(place))
+    assert json.loads((results(place) / "summary.json").read_text())["base accuracy"] == 0.5
+
+
+def test_a_batch_that_does_not_fit_is_halved(place, monkeypatch, capsys):
+    """Of the pictures themselves, and of what a map masks; the figures stay the same."""
+    write_maps(place)
+    (place / "list.txt").write_text("".join(f"p{k // 2}.png {k % 2}\n" for k in range(8)))
+    explanation_table.table(Scrambles(), chosen(place, results_dir=str(place / "fits")))
+    forward = Scrambles.forward
+
+    def small(self, x):
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x)
+    monkeypatch.setattr(Scrambles, "forward", small)
+    monkeypatch.setattr(explanation_table, "MASKED_TOGETHER", 1)              # a batch of eight
+    capsys.readouterr()
+    explanation_table.table(Scrambles(), chosen(place))
+    said = capsys.readouterr().err
+    assert said.count("going on with batch_size=4\n") == 3       # the pictures, and each operation
+    one, other = (json.loads((results(place, under=name) / "summary.json").read_text())["figures"]
+                  for name in ("fits", "results"))
+    for name in one:
+        assert one[name] == pytest.approx(other[name], abs=1e-4)

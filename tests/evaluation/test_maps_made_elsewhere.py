@@ -10,6 +10,7 @@ import torch
 from iia import explanation_table
 from iia.datasets.pictures import load_pictures
 from iia.evaluation.explanation_tests import score
+from iia.evaluation.given_maps import read_maps
 from tests.evaluation.explanation_runs import SIX, chosen, results, write_maps
 from tests.evaluation.toys import Scrambles
 
@@ -44,7 +45,7 @@ def test_maps_made_elsewhere(place, capsys):
     saved = np.load(folder / "curves.npz")
     assert np.allclose(saved["mine DEL"], curves["DEL"].mean(0), atol=1e-6) and saved["x DEL"][-1] == 0.9
     table = said.out.splitlines()
-    assert [name in table[0] for name in ("POS↓", "NEG↑", "DEL↓", "INS↑", "ADP↓", "PIC↑")] == [True] * 6
+    assert all(name in table[0] for name in ("POS↓", "NEG↑", "DEL↓", "INS↑", "ADP↓", "PIC↑"))
     own = next(line for line in table if line.startswith("mine"))
     assert f"{summary['figures']['mine']['DEL']:.2f}" in own
     assert "2 skipped" in said.out and "5 pictures" in said.out
@@ -106,3 +107,11 @@ def test_a_pipe_among_the_maps_is_skipped_and_waited_for_by_nobody(place, capsys
     os.mkfifo(place / "maps" / "p2_mine_toy.npy")
     assert explanation_table.table(Scrambles(), chosen(place)) == 1
     assert "p2_mine_toy.npy holds no map (it is no file)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float16, np.float64, bool])
+def test_maps_of_any_real_numbers_are_read_and_scaled(place, kind):
+    values = np.arange(256).reshape(16, 16) % 2
+    np.save(place / "maps" / "p0_mine_toy.npy", values.astype(kind))
+    maps, skipped = read_maps(place / "maps", "mine", "toy", torch.zeros(1, 3, 16, 16), ["p0"])
+    assert skipped == {} and maps[0].tolist() == values.tolist()

@@ -43,10 +43,12 @@ def test_tolerance_is_fifteen_pixels_at_224():
             assert pointing.near(small)[row, column] == (nearest <= 3.75 ** 2)
 
 
-def test_tolerance_is_of_the_shorter_side():
-    mask = np.zeros((112, 224), bool)
-    mask[50, 100] = True
-    assert pointing.near(mask)[50, 107] and not pointing.near(mask)[50, 108]        # 7.5 pixels
+@pytest.mark.parametrize("size", [(56, 112), (112, 56)])
+def test_tolerance_is_a_share_of_the_shorter_side(size):
+    mask = np.zeros(size, bool)
+    mask[20, 20] = True
+    tolerant = pointing.near(mask)
+    assert tolerant[23, 20] and tolerant[20, 23] and not tolerant[24, 20] and not tolerant[20, 24]
 
 
 def test_peak_and_energy():

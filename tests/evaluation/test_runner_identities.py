@@ -13,7 +13,7 @@ from iia.errors import UserError
 from iia.evaluation import runner
 from iia.evaluation.identity import HARMLESS, digest, file_signatures, fingerprint, identity, weights_of
 from iia.settings import Settings, commented_variables
-from tests.evaluation.runs_of_numbers import evaluate, files, whole
+from tests.evaluation.runs_of_numbers import Numbers, evaluate, files, whole
 from tests.evaluation.toys import Scrambles
 
 
@@ -127,3 +127,28 @@ def test_a_file_of_equal_size_that_was_replaced_has_another_signature(tmp_path):
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     assert file_signatures([path])[0] != before[0]
     assert digest(["a", "b"]) != digest(["ab"]) != digest(["a,b"])
+
+
+def test_the_settings_that_change_no_number_are_these():
+    """A new one is a run of its own unless somebody has thought of it."""
+    assert HARMLESS == {"results_dir", "device", "num_workers", "max_images", "save_overlays", "operations",
+                        "model_name", "fallback_model_name", "weights_path", "allow_random_weights",
+                        "labels_file", "image_size", "in_chans", "FEATURE_LAYER_NUMBER", "dataset_root",
+                        "chosen_dataset", "pics_file"}
+
+
+def test_the_pictures_size_and_the_models_own_steps_are_part_of_an_identity():
+    small, large = Scrambles(16), Scrambles(20)
+    for model in (small, large):
+        model.default_steps = {"paper": 10, "release": 5}
+    how = Settings(definition="release", ITERATION_STEPS=None)
+    assert identity(small, how, 3) != identity(large, how, 3)
+    assert identity(small, how, 3)["ITERATION_STEPS"] == 5
+    assert identity(small, how, 3) == identity(small, Settings(definition="release", ITERATION_STEPS=5), 3)
+
+
+def test_other_columns_are_another_run(tmp_path):
+    folders = set()
+    for columns in ({"value": float}, {"value": int, "more": float}):
+        folders.add(runner.Run(Numbers(3), tmp_path / "run", ["once"], columns, 3, {}, {}).folder)
+    assert len(folders) == 2

@@ -1,10 +1,13 @@
 """The resumable loop in several processes at once."""
 
+import errno
+import os
 from collections import Counter
 
 import pytest
 
 from iia.evaluation import claims, runner
+from iia.evaluation.claims import Claims
 from tests.evaluation.runs_of_numbers import batches, codes, evaluate, files, said, scored, start, whole
 
 
@@ -96,3 +99,14 @@ def test_a_table_that_another_process_is_making_is_not_made_twice(tmp_path, monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(claims.Claims, "take", lambda self, number: number != runner.TABLE)
     assert evaluate(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("error, taken", [(errno.EAGAIN, False), (errno.EACCES, False), (errno.ENOLCK, True),
+                                          (errno.EOPNOTSUPP, True)])
+def test_a_disk_without_locks_refuses_nothing_and_one_with_them_says_who_has_it(error, taken, tmp_path,
+                                                                               monkeypatch):
+    def refuse(*_):
+        raise OSError(error, os.strerror(error))
+    held = Claims(tmp_path / "claims")
+    monkeypatch.setattr(claims.fcntl, "lockf", refuse)
+    assert held.take(3) == taken
