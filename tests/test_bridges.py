@@ -122,6 +122,14 @@ def test_gradcam_shape_of_call(vgg, pictures, classes):
     assert shown.dtype == np.uint8 and shown.shape == (16, 16, 3)
 
 
+def test_gradcam_explains_each_pictures_own_prediction(vgg, pictures):
+    vgg.classifier[-1].bias.data[:] -= vgg(pictures).mean(0)          # no class is always the first
+    predicted = iia.predict(vgg, pictures)
+    assert len(set(predicted.tolist())) > 1
+    wanted = iia.explain(vgg, pictures, predicted, steps=1)
+    np.testing.assert_allclose(GradCamIIA(vgg, steps=1)(pictures), wanted, atol=1e-6)
+
+
 def test_gradcam_other_targets(vgg, pictures):
     targets = [ClassifierOutputSoftmaxTarget(2), lambda row: row[3] - row[1]]
     maps = GradCamIIA(vgg, steps=2)(pictures[:2], targets)

@@ -15,6 +15,7 @@ from iia.datasets.pictures import open_picture, squash
 from iia.settings import from_flags
 
 from .conftest import toy_vgg, toy_vit
+from .pages import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -146,3 +147,32 @@ def test_choices_are_taken_in_any_case(explained):
     model, x = iia.wrap(toy_vgg(), image_size=32), torch.rand(1, 3, 32, 32)
     assert torch.equal(iia.explain(model, x, 2, "IIA", definition="Release", steps=1),
                        iia.explain(model, x, 2, "iia", definition="release", steps=1))
+
+
+ONE = "--operations=iia-ablation-ac", "--INTERPOLATION_STEPS=1"
+
+
+def test_a_picture_that_was_replaced_is_another_row(explained):
+    for name in ("chelsea.png", "coffee.png", "coffee.png"):
+        Path("chelsea.png").write_bytes(photograph(name).read_bytes())
+        explained(*ONE)
+    assert len(shown("qualitive_results")[0]) == 2
+
+
+def test_a_photograph_is_shown_and_explained_upright(explained):
+    stored, exif = Image.open(photograph("chelsea.png")).convert("RGB"), Image.Exif()
+    exif[0x0112] = 6                                         # turned by 90° as the camera was held
+    stored.transpose(Image.Transpose.ROTATE_90).save("chelsea.png", exif=exif)
+    ((_, _, tiles, _),), _, _ = explained(*ONE)
+    np.testing.assert_array_equal(tiles["picture"], plots.rgb(squash(stored, 32)))
+
+
+@pytest.mark.parametrize("flag, how", [
+    ("--baseline=zero", {"baseline": "zero"}), ("--quadrature=gauss", {"quadrature": "gauss"}),
+    ("--FEATURE_LAYER_NUMBER=4", {"layer": 4}), ("--INTERPOLATION_STEPS=3", {"steps": 3})])
+def test_a_setting_of_the_paths_is_that_of_the_map(flag, how, explained):
+    _, model, target = explained("--operations=iia", "--INTERPOLATION_STEPS=2", flag, "--save_heatmaps_masks")
+    x = iia.load_pictures(photograph("chelsea.png"), model)
+    wanted, usual = (iia.explain(model, x, target, **{"steps": 2} | own)[0].numpy() for own in (how, {}))
+    np.testing.assert_allclose(np.load("heatmaps/chelsea_iia_toy.npy"), wanted, atol=1e-6)
+    assert np.abs(wanted - usual).max() > 1e-3

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import iia
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = [Requirement(line) for line in PROJECT["dependencies"]]
@@ -46,6 +48,16 @@ def run(*command, **how):
     done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True, **how)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_every_name_of_the_package_is_listed_before_it_is_used(monkeypatch):
+    for name in iia.__all__:
+        monkeypatch.delitem(vars(iia), name, raising=False)
+    assert {"explain", "wrap", "load_model", "load_pictures", "operations", "predict", "sharing", "UserError",
+            "keep_freed_memory"} == set(iia.__all__) <= set(dir(iia))
+    assert all(getattr(iia, name).__name__ == name for name in iia.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'explains'"):
+        iia.explains
 
 
 @pytest.fixture(scope="module")

@@ -172,3 +172,28 @@ def test_a_kill_leaves_a_whole_page_and_the_next_run_ends_as_an_undisturbed_one(
     killed, undisturbed = ({path.relative_to(tmp_path / name): content for path, content in
                             files(tmp_path / name).items()} for name in ("killed", "undisturbed"))
     assert killed == undisturbed and len(killed) == 4 * 8 + 1
+
+
+def test_rows_are_sorted_by_picture_then_class_then_network(tmp_path):
+    for name, label, network in (("b.png", "ant", "x"), ("a.png", "bee", "y"), ("a.png", "cat", "x"),
+                                 ("a.png", "bee", "x")):
+        add(tmp_path, name, **{"class": label, "model": network})
+    assert shown(tmp_path)[0] == [("a.png", "bee", "x"), ("a.png", "bee", "y"), ("a.png", "cat", "x"),
+                                  ("b.png", "ant", "x")]
+
+
+def test_what_is_not_as_usual_is_said_of_a_row(tmp_path):
+    usual = {"quadrature": "riemann", "baseline": "spatial-minimum", "precision": "fp32"}
+    add(tmp_path, "a.png", **usual)
+    add(tmp_path, "b.png", quadrature="gauss", baseline="zero", precision="bf16", definition="release")
+    text = Parsed(tmp_path / "index.html").text
+    assert "release, gauss, zero, bf16" in text and not any(own in text for own in usual.values())
+
+
+def test_a_long_run_writes_its_page_now_and_then(tmp_path, monkeypatch):
+    written, write = [], gallery.Gallery.write
+    monkeypatch.setattr(gallery.Gallery, "write", lambda self: written.append(self.added) or write(self))
+    made = gallery.Gallery(tmp_path, "nowhere")
+    for k in range(12):
+        made.add(f"toy_{k}", facts(f"{k}.png"), PICTURE, {"iia": HEAT})
+    assert written == [1, 2, 3, 4, 5, 7, 9, 12]

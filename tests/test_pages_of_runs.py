@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,16 @@ from PIL import Image
 
 import iia
 from iia import explanation_table, gallery, generator, plots, run_pages
-from iia.datasets.pictures import open_picture, squash
+from iia.datasets.pictures import normalise, open_picture, squash
 from iia.errors import UserError
+from iia.evaluation.explanation_tests import score
+from iia.evaluation.given_maps import random_maps
+from iia.page import run_map
 
 from .conftest import toy_vgg, toy_vit
-from .pages import HEAT, PICTURE, Parsed, explain, files, measure, run, shown
+from .pages import HEAT, PICTURE, Parsed, explain, facts, files, measure, run, shown
+
+NAMES = ("chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def test_the_generator_writes_the_maps_that_it_explains(toy):
@@ -156,3 +162,74 @@ def test_the_best_and_the_worst(better, best, worst, tmp_path):
     assert [len(few["best"]), len(few["worst"])] == [2, 1]                   # no picture twice
     same = run_pages.find_extremes(tmp_path, rows[:4].assign(value=1.0), better, picture)["a/b"]
     assert [own["name"] for own in same["best"]] == ["0", "1"]
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"weights": "v"}, {"layer": 5}, {"INTERPOLATION_STEPS": 3}, {"quadrature": "gauss"},
+    {"baseline": "zero"}, {"precision": "bf16"}, {"picture size": [16, 16]}, {"images_dir": "elsewhere"},
+    {"definition": "release"}, {"protocol": "bee"}, {"heatmaps_dir": "maps"}])
+def test_a_figure_is_shown_at_a_map_of_the_very_same_explanation(change, tmp_path):
+    own = facts(quadrature="riemann", baseline="spatial-minimum")
+    run = own | {"INTERPOLATION_STEPS": 2, "protocol": "paper"} | change
+    assert shown_figures(tmp_path, own, run, "cat.png,iia,3,3") == ({} if change else {"POS": 12.5})
+
+
+@pytest.mark.parametrize("line", ["dog.png,iia,3,3", "cat.png,gradcam,3,3", "cat.png,iia,4,3",
+                                  "cat.png,iia,3,4", "cat.png,iia@release,3,3"])
+def test_a_figure_of_another_picture_operation_or_class_is_not_shown(line, tmp_path):
+    run = facts() | {"INTERPOLATION_STEPS": 2, "protocol": "paper"}
+    assert shown_figures(tmp_path, facts(), run, line) == {}
+
+
+def shown_figures(folder, own, run, line):
+    """What the page says of a row with its `own` facts, where a table of this run has this line."""
+    table = folder / "tables/run"
+    table.mkdir(parents=True)
+    (table / "summary.json").write_text(json.dumps({"identity": run, "settings": {}}))
+    (table / "per_image.csv").write_text(f"id,operation,target,explained,POS\n{line},12.5\n")
+    made = gallery.Gallery(folder, folder / "tables")
+    made.add("toy_cat", own, PICTURE, {"iia": HEAT})
+    made.write()
+    figures, = Parsed(folder / "index.html").of("td", "data-figures")
+    return json.loads(figures)
+
+
+def test_the_noise_that_is_measured_is_that_of_the_page_and_of_the_files_name(toy):
+    folder = measure(toy, "--operations=random")
+    x = torch.cat([normalise(squash(open_picture(name), 32), toy.mean, toy.std)[None] for name in NAMES])
+    noise = random_maps(x, [zlib.crc32(name.encode()) for name in NAMES], "bicubic")
+    wanted, _ = score(toy, x, torch.tensor([2, 5, 1]), noise, ["INS"])
+    rows = pd.read_csv(folder / "per_image.csv")
+    assert rows["INS"].tolist() == pytest.approx(wanted["INS"].tolist(), abs=1e-3)
+    for index, heat in enumerate(noise):
+        saved = np.asarray(Image.open(run_map(folder, index, "random")))
+        np.testing.assert_allclose(saved / 256, heat.numpy(), atol=1 / 255)
+
+
+def test_the_page_of_a_run_says_what_was_explained_and_shows_the_raw_pictures(toy, capsys):
+    predicted = iia.predict(toy, iia.load_pictures(NAMES, toy)).tolist()
+    classes = zip(NAMES, [predicted[0], *((y + 1) % 7 for y in predicted[1:])])         # the first is right
+    Path("pics.txt").write_text("".join(f"{name} {y}\n" for name, y in classes))
+    folder = measure(toy, "--operations=random", "--figures=NEG,INS", "--explained_class=predicted")
+    text, said = Parsed(folder / "index.html").text, capsys.readouterr().out
+    short = "3 pictures, base accuracy 33.3 %, 0 skipped, 0 degenerate maps"
+    assert short in text and short in said
+    assert "toy, cut at 6, predicted class explained, protocol paper" in text
+    assert "Best and worst pictures, by INS" in text
+    assert all(f"{name} INS " in text for name in NAMES)
+    for index, name in enumerate(NAMES):
+        raw = plots.rgb(squash(open_picture(name), 32))
+        saved = np.asarray(Image.open(folder / f"page/{index}.jpg")) / 255
+        assert np.abs(saved - raw).mean() < 0.05                      # not as the network reads it
+
+
+def test_a_table_says_how_far_maps_are_from_their_limit(toy, capsys):
+    folder = measure(toy, "--operations=random,iia")
+    x = iia.load_pictures(NAMES, toy)
+    _, wanted = iia.explain(toy, x, [2, 5, 1], "iia", steps=2, return_error=True)
+    rows = pd.read_csv(folder / "per_image.csv").set_index("operation")["distance"]
+    assert rows["iia"].tolist() == pytest.approx(wanted.tolist(), abs=1e-4) and rows["random"].isna().all()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["distance"] == {"iia": pytest.approx(wanted.mean().item(), abs=1e-4)}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("  distance") and lines[3].split()[-1] == f"{summary['distance']['iia']:.3f}"

@@ -31,11 +31,13 @@ def test_what_is_relevant_is_red_and_what_is_not_is_blue():
                                           (16, (4, 4))])
 def test_a_panel_has_its_title_and_a_name_over_every_tile(count, shape, tmp_path, drawn):
     tiles = {f"tile {k}": np.full((8, 8, 3), k / 20) for k in range(count)}
-    plots.save_panel(tmp_path / "panel.png", "cat (3) · network · cat.png", tiles)
+    below = {f"tile {k}": f"said of {k}" for k in range(1, count)}                      # the first has none
+    plots.save_panel(tmp_path / "panel.png", "cat (3) · network · cat.png", tiles, below)
     figure, = drawn
     shown = [place for place in figure.axes if place.images]
     assert " ".join(figure.get_suptitle().split()) == "cat (3) · network · cat.png"
     assert [place.get_title() for place in shown] == list(tiles)
+    assert [place.texts[0].get_text() for place in shown] == ["", *below.values()]
     for place, pixels in zip(shown, tiles.values()):
         np.testing.assert_array_equal(place.images[0].get_array(), pixels)
     assert figure.axes[0].get_subplotspec().get_geometry()[:2] == shape
@@ -53,10 +55,13 @@ def test_curves_keep_an_operations_colour_under_both_definitions(tmp_path, drawn
     axes = {"POS": np.array([0, 10, 20]), "NEG": np.array([0, 10, 20])}
     curves = {"random": {"POS": [1, 0.5, 0.2], "NEG": [1, 1, 1]}, "iia": {"POS": [1, 0.3, 0.1]},
               "iia@release": {"POS": [1, 0.4, 0.1], "NEG": [1, 0.9, 0.8]}}
-    plots.save_curves(tmp_path / "curves.png", "a network", axes, curves, dict.fromkeys(axes, ("x", "y")))
+    labels = {"POS": ("share", "top-1"), "NEG": ("steps", "softmax")}
+    plots.save_curves(tmp_path / "curves.png", "a network", axes, curves, labels)
     figure, = drawn
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("POS", "NEG")
+    assert [(plot.get_xlabel(), plot.get_ylabel()) for plot in (first, second)] == list(labels.values())
+    assert first.get_ylim()[0] == 0
     lines = {line.get_label(): line for line in first.get_lines()}
     assert list(lines) == list(curves)
     assert [line.get_label() for line in second.get_lines()] == ["random", "iia@release"]

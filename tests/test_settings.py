@@ -162,6 +162,29 @@ def test_what_the_system_says_of_a_file_is_one_line(tmp_path, capsys, monkeypatc
     assert said.startswith("error: ") and "cannot be used (" in said and said.count("\n") == 1
 
 
+def test_ctrl_c_ends_a_script_quietly(tmp_path, capsys, monkeypatch):
+    def main(found):
+        raise KeyboardInterrupt
+
+    (tmp_path / "script.py").write_text("")
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(SystemExit) as end:
+        settings.run(main, {"__file__": str(tmp_path / "script.py")})
+    assert end.value.code == 130 and "stopped" in capsys.readouterr().err
+
+
+def test_names_that_may_be_given_in_any_case_and_paths_that_may_not():
+    names = ("model_name", "fallback_model_name", "definition", "device", "precision", "chosen_dataset",
+             "explained_class", "quadrature", "baseline", "protocol", "tables", "networks", "operations")
+    for script in ("explanation_tests_cnn.py", "pointing_game_cnn.py", "reproduce.py"):
+        own = runpy.run_path(str(ROOT / script))
+        for name in commented_variables((ROOT / script).read_text(encoding="utf-8")):
+            if isinstance(own[name], (str, list)):
+                found = getattr(from_flags(own, [f"--{name}=Ab"]), name)
+                small = ["ab"] if isinstance(own[name], list) else "ab"
+                assert (found == small) == (name in names), name
+
+
 @pytest.mark.parametrize("why", [MemoryError("7 TiB"),
                                  RuntimeError("DefaultCPUAllocator: can't allocate memory"),
                                  RuntimeError("a bug")])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from iia.datasets.boxes import CocoBoxes, VocBoxes
+from iia.datasets.pictures import squash
 from iia.errors import UserError
 from tests.box_trees import coco_boxes, voc_boxes
 
@@ -76,3 +77,12 @@ def test_a_broken_picture_and_a_data_set_that_is_not_there(tmp_path):
 def test_a_cut_picture_is_squashed_to_the_networks_size(tmp_path):
     data = VocBoxes(voc_boxes(tmp_path, [[("dog", 1, 1, 5, 5)]] * 2), [0.0] * 3, [1.0] * 3, (16, 24))
     assert data[1][0].shape == (3, 16, 24) and isinstance(data[1][1], torch.Tensor)
+
+
+def test_pictures_are_normalised_as_the_network_reads_them(tmp_path):
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    for data in (VocBoxes(voc_boxes(tmp_path / "voc", [[("dog", 1, 1, 5, 5)]]), mean, std, (16, 24)),
+                 CocoBoxes(coco_boxes(tmp_path / "coco", [[(18, [0, 0, 9, 9])]]), mean, std, (16, 24))):
+        raw = squash(data.picture(0), (16, 24))
+        means, deviations = (torch.tensor(values)[:, None, None] for values in (mean, std))
+        torch.testing.assert_close(data[0][0], (raw - means) / deviations)

@@ -80,3 +80,9 @@ def test_elsewhere_is_not_taken_for_the_folder_that_was_named(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="nowhere does not exist"):
         ImageNetSegmentation("nowhere")
+
+
+def test_whatever_is_above_0_is_object(tmp_path):
+    with h5py.File(gtsegs_tree(tmp_path) / "gtsegs_ijcv.mat", "r+") as file:
+        file["#refs#/first0"][...] = 255 * file["#refs#/first0"][...]
+    assert np.array_equal(ImageNetSegmentation(tmp_path).picture_and_mask(0)[1], box(0))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from iia.datasets.labels import read_labels
+from iia.datasets.labels import IMAGENET, ClassNames, read_labels
 from iia.errors import UserError
 
 NAMES = ["cat", "great white shark", "Äffchen"]
@@ -35,3 +35,9 @@ def test_files_that_cannot_be_read(tmp_path):
     for name in ("absent.txt", "binary.txt", "blank.txt"):
         with pytest.raises(UserError, match=name):
             read_labels(tmp_path / name)
+
+
+def test_a_thousand_names_of_ones_own_are_not_imagenets():
+    names = ClassNames(1000, [f"bird {number}" for number in range(1000)])
+    assert names.find("bird 7") == [7] and names.find("tench") == names.find("n01440764") == []
+    assert ClassNames(1000, IMAGENET).find("n01440764") == [0]

@@ -67,6 +67,14 @@ def test_photographs_are_set_upright(orientation, turn, tmp_path):
     assert torch.equal(stored, TF.to_tensor(upright.transpose(turn)))
 
 
+def test_a_deep_photograph_is_set_upright_too(tmp_path):
+    levels, exif = np.arange(6, dtype=np.uint16).reshape(2, 3) * 257, Image.Exif()
+    exif[0x0112] = 6                                                # its left side is up
+    Image.fromarray(np.rot90(levels).copy()).save(tmp_path / "phone.png", exif=exif)
+    found = np.asarray(open_picture(tmp_path / "phone.png", 1, upright=True))
+    assert found.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()

@@ -108,3 +108,9 @@ def test_mask_with_transparency(tmp_path):
     path = data.folder / "SegmentationClass" / f"{data.ids[0]}.png"
     Image.fromarray(np.array(Image.open(path))).convert("LA").save(path)
     assert torch.equal(data[0][1], wanted)
+
+
+def test_list_with_a_byte_order_mark(tmp_path):
+    listed = voc_tree(tmp_path) / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    listed.write_text("\ufeff2008_000000\n", encoding="utf-8")
+    assert Voc(tmp_path).ids == ["2008_000000"]
