@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import ModuleType
@@ -53,14 +54,23 @@ def rephrased(failure: str, remedy: str = "", kind: type[UserError] = UserError)
     """Raise "{failure} ({reason}){remedy}" where the block fails to read what others wrote.
 
     Every exception counts, since readers raise whatever a broken file leads them to. A UserError that the
-    block raises says enough already, and passes as it is.
+    block raises says enough already, and passes as it is; so does a lack of memory, which is no fault of the
+    file.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as why:
+        if lacks_memory(why):
+            raise
         raise kind(f"{failure} ({type(why).__name__}: {first_line(why)}){remedy}") from why
+
+
+def lacks_memory(why: BaseException | None) -> bool:
+    """Whether an error is of too little memory; torch raises a RuntimeError for it."""
+    return isinstance(why, MemoryError) or (isinstance(why, RuntimeError) and
+                                            bool(re.search("allocate memory|out of memory", str(why))))
 
 
 def first_line(why: Exception) -> str:

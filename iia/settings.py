@@ -22,7 +22,7 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import NoReturn, get_args
 
-from .errors import UserError, did_you_mean, first_line
+from .errors import UserError, did_you_mean, first_line, lacks_memory
 from .memory import keep_freed_memory
 
 
@@ -66,18 +66,19 @@ def run(main: Callable[[Settings], int | None], script: dict, epilog: str = "") 
     keep_freed_memory()
     try:
         sys.exit(main(from_flags(script, sys.argv[1:], epilog)) or 0)
-    except UserError as error:
-        message = str(error)
-    except OSError as error:         # a folder that may not be entered, a name that is too long, a full disk
-        message = f"{error.filename or 'a file'} cannot be used ({error.strerror or error})."
-    except (MemoryError, RuntimeError) as error:           # torch raises a RuntimeError for it
-        if not (isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error))):
-            raise
-        message = (f"there is not enough memory for this ({first_line(error)}). Take a smaller image_size, "
-                   "batch_size or network.")
     except KeyboardInterrupt:
         print("\nstopped; what has been written is whole.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if lacks_memory(error):
+            message = (f"there is not enough memory for this ({first_line(error)}). Take a smaller "
+                       "image_size, batch_size or network.")
+        elif isinstance(error, UserError):
+            message = str(error)
+        elif isinstance(error, OSError):     # a folder that may not be entered, a long name, a full disk
+            message = f"{error.filename or 'a file'} cannot be used ({error.strerror or error})."
+        else:
+            raise
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 

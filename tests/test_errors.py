@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 
 from iia.errors import UserError, did_you_mean, first_line, needed, rephrased
 from iia.methods import Operation
@@ -48,3 +49,10 @@ def test_reasons_are_one_short_line():
         {}["a"]
     with pytest.raises(UserError, match="^as it is$"), rephrased("it failed"):
         raise UserError("as it is")
+
+
+@pytest.mark.parametrize("why", [MemoryError("7 TiB"), RuntimeError("[enforce fail] can't allocate memory"),
+                                 torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_lack_of_memory_is_not_taken_for_a_broken_file(why):
+    with pytest.raises(type(why)), rephrased("it is broken"):
+        raise why

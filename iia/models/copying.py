@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..errors import UserError, first_line
+from ..errors import rephrased
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 Place = tuple[str, str, int]               # of a hook: its module's name, before or after the call, its key
@@ -21,7 +21,8 @@ def detached_copy(network: nn.Module) -> nn.Module:
     Hooks on gradients are left out: they change what is asked, not the network.
     """
     memo: dict[int, object] = {}
-    try:
+    # locks, files, lazy weights: whatever a module may hold
+    with rephrased(f"{type(network).__name__} cannot be copied", "; take what cannot be copied out of it."):
         for module in network.modules():
             for tensor in tree_leaves(vars(module)):           # also those kept in lists of its own
                 if isinstance(tensor, Tensor) and id(tensor) not in memo:
@@ -35,10 +36,6 @@ def detached_copy(network: nn.Module) -> nn.Module:
         if not set(network.modules()).isdisjoint(copied.modules()):
             raise TypeError("a part of it is its own copy")
         copied.eval()
-    except Exception as why:                # locks, files, lazy weights: whatever a module may hold
-        raise UserError(f"{type(network).__name__} cannot be copied ({type(why).__name__}: "
-                        f"{first_line(why)}); "
-                        "take what cannot be copied out of it.") from why
     memo |= {id(module): module for module in copied.modules()}
     for hook_id in [key for key, value in memo.items()
                     if key == id(value) and not isinstance(value, nn.Module)]:

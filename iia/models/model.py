@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import rephrased
 from .calls import ONE_AT_A_TIME
 from .snapshot import Snapshot
 
@@ -90,11 +90,9 @@ class Model(nn.Module):
             return self._sizes[shape]
 
     def _made_for(self, shape: tuple[int, int, int]) -> "Model":
-        try:
+        with rephrased(f"{self.name} reads pictures of {self.channels} x {self.size[0]} x {self.size[1]}, "
+                       f"not {' x '.join(map(str, shape))}", "."):
             whole = self.whole.sized(shape)
-        except Exception as why:               # whatever a network raises for pictures that it does not read
-            raise UserError(f"{self.name} reads pictures of {self.channels} x {self.size[0]} x "
-                            f"{self.size[1]}, not {' x '.join(map(str, shape))}.") from why
         made = type(self)(whole, self.name, self.mean, self.std, self.precision, self.labels)
         made.label, made.modules_names = self.label, self.modules_names
         return made

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..datasets.labels import IMAGENET
 from ..datasets.pictures import for_channels
-from ..errors import UserError, unknown
+from ..errors import UserError, rephrased, unknown
 from .weights import Source
 
 # Torchvision's networks of which the first published weights are taken, as in the release;
@@ -68,11 +68,8 @@ def build(name: str, num_classes: int | None = None, in_chans: int | None = None
         near = get_close_matches(name, SHORT_NAMES, 1, 0.85) or get_close_matches(known, every, 3)
         raise unknown("model_name", name, dict.fromkeys([*SHORT_NAMES, *near]),
                       more="any name of torchvision or timm")
-    try:
+    with rephrased(f"{name} cannot be built so", "; give an image_size and in_chans that it allows."):
         network, mean, std, size, source = make(known, num_classes, in_chans, image_size)
-    except Exception as why:      # each builder raises what it meets
-        raise UserError(f"{name} cannot be built so ({' '.join(str(why).split())}); "
-                        "give an image_size and in_chans that it allows.") from why
     source = replace(source, more_names=FILES.get(name, ()))
     labels = list(IMAGENET) if len(IMAGENET) == (
         num_classes or getattr(network, "num_classes", len(IMAGENET))) else None

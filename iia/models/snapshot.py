@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, rephrased
 from .calls import ONE_AT_A_TIME, logits_of, trace
 from .copying import HOOKS, Place, detached_copy, frozen_copy, remove, restore, watched
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures
@@ -54,10 +54,8 @@ class Snapshot(nn.Module):
                 logits, self.calls = trace(self.network, self.probe[1:])
         except Exception:                  # it does something with attention that is no torch function's
             seen.clear()
-            try:
+            with rephrased(f"{self.name} does not read a single picture", "."):
                 logits, self.calls = trace(self.network, self.probe[1:])
-            except Exception as why:
-                raise UserError(f"{self.name} does not read a single picture ({first_line(why)}).") from why
         self.attention = seen
         if logits.shape[1:] != self.logits.shape[1:] or len(logits) != 1:
             raise UserError(f"{self.name} returns {list(logits.shape)} for one picture, no logits "
@@ -126,11 +124,9 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
         if half:
             whole.float()
             probe = probe.float()
-            try:
+            with rephrased(f"{name} is in half precision and does not run in float32",
+                           "; give network.float()."):
                 logits = whole(probe)
-            except Exception as why:
-                raise UserError(f"{name} is in half precision and does not run in float32 "
-                                f"({first_line(why)}); give network.float().") from why
         if logits.ndim != 2 or not logits.is_floating_point():
             raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
                             "pictures, no logits [N, classes]; wrap it in a module that returns these.")

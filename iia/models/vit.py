@@ -4,7 +4,7 @@ import torch
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, rephrased
 from .attention import AnyPass, Passed
 from ..precision import products
 from .calls import ONE_AT_A_TIME, forget
@@ -38,13 +38,8 @@ class ViT(Model):
         if precision == "fp16":
             raise UserError(f'precision "fp16" is for a CNN\'s features; gradients of attention vanish in '
                             f'it. Take "bf16" for {name}.')
-        try:
+        with rephrased(f"{whole.name} does not run with its attention recorded", kind=NotAViT):
             found = find(whole)
-        except UserError:
-            raise
-        except Exception as why:          # whatever a network does with attention that is no torch function's
-            raise NotAViT(f"{whole.name} does not run with its attention recorded "
-                          f"({type(why).__name__})") from why
         whole.attention.clear()
         self.grid, self.block_of, self.heads = found.grid, found.block_of, found.heads
         patches = self.grid[0] * self.grid[1]

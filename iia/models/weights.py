@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, rephrased
 
 WEIGHTS_DIR = Path("data") / "weights"
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -132,12 +132,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights_path {str(path)!r} is no file. Name a state dict (.pth or .safetensors).")
-    try:
+    with rephrased(f"{path} cannot be read as a checkpoint", ": it is cut short, of another format, or holds "
+                   "more than tensors. Fetch it again."):
         state = (load_file(path) if path.suffix == ".safetensors" else
                  torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as why:      # pickle, zipfile and safetensors each have errors of their own
-        raise UserError(f"{path} cannot be read as a checkpoint ({type(why).__name__}): it is cut short, "
-                        "of another format, or holds more than tensors. Fetch it again.") from why
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
