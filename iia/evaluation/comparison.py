@@ -70,7 +70,7 @@ def print_table(summary: dict, metrics: Mapping[str, Metric]) -> None:
     counts = {name: max(of_metric[name] for of_metric in summary["counts"].values()) for name in metrics}
     for name, count in counts.items():
         if count < max(counts.values()):
-            print(f"{name} is over {count} pictures; the others have none")
+            print(f"{name} is over {count} of {max(counts.values())} pictures; the others have none")
 
 
 def cell(summary: dict, operation: str, name: str, metric: Metric) -> tuple[str, str]:

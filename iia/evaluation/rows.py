@@ -11,9 +11,9 @@ FIRST_COLUMNS = ("index", "id", "operation", "skipped", "degenerate")
 
 def frame(rows: list[Row], columns: Mapping[str, type]) -> pd.DataFrame:
     """Rows as a table of the first columns and of `columns`, {name: int, float or str}; values that a row
-    does not have are missing."""
+    does not have are missing. The copy is one block, since pandas warns of adding to a table of many."""
     types = {name: {int: "Int64", float: "float64", str: "str"}[column] for name, column in columns.items()}
-    return pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *types]).astype(types)
+    return pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *types]).astype(types).copy()
 
 
 def skip_message(row: Row) -> str:

@@ -45,7 +45,7 @@ def test_a_figure_that_few_pictures_have_is_said_to_be_over_those(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["operation", "NEG↑", "AIC↑", "n", "distance"]
     assert lines[1].split() == ["a", "3.00*", "0.6000*", "5", "0.013"]
-    assert lines[-1] == "AIC is over 2 pictures; the others have none"
+    assert lines[-1] == "AIC is over 2 of 5 pictures; the others have none"
 
 
 def test_the_same_rows_are_marked_as_no_different(capsys):

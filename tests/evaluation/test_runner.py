@@ -8,7 +8,15 @@ import torch
 
 from iia.errors import UserError
 from iia.evaluation import runner
+from iia.evaluation.rows import frame
 from tests.evaluation.runs_of_numbers import Numbers, batches, codes, evaluate, files, said, start, whole
+
+
+def test_many_figures_make_a_table_that_pandas_does_not_warn_of(recwarn):
+    """RISE's curves are 300 columns; a page adds one to them."""
+    row = {"index": 0, "id": "a", "operation": "iia", "skipped": "", "degenerate": 0}
+    frame([row], {f"NEG{number}": float for number in range(300)}).assign(value=1.0)
+    assert not recwarn.list
 
 
 def test_the_files_hold_the_rows(tmp_path):
