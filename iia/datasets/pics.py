@@ -121,7 +121,7 @@ def read_line(text: str, names: ClassNames) -> tuple[str, int]:
         if numbers:
             return text[:space.start()], numbers[0]
     target = re.split(r"\.\w+\s+", text)[-1] if re.search(r"\.\w+\s", text) else target
-    either = " and no class's name" if names.labels else ""
+    either = " and no class's name" if names.labels else ", and without a labels_file no class has a name"
     raise ValueError(f"class {target!r} is not a number{either}; want {WANTED}.{names.near(target)}")
 
 

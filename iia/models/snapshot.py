@@ -75,7 +75,8 @@ def unwrapped(network: nn.Module) -> nn.Module:
         UserError: it is no network, or the wrapper has hooks.
     """
     if not isinstance(network, nn.Module):
-        raise UserError(f"a network is a torch.nn.Module, not {type(network).__name__}.")
+        raise UserError(f"a network is a torch.nn.Module, not {type(network).__name__}; iia.load_model makes "
+                        "one of a name and, with weights_path, a state dict.")
     while True:
         inner = next((name for name in ("module", "_orig_mod") if type(network).__name__ in
                       ("DataParallel", "DistributedDataParallel", "OptimizedModule")
@@ -137,7 +138,7 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
             raise UserError(f"{name} answers random pictures with NaN or infinity; {why}.")
         if torch.equal(logits[:1], logits[1:]) and torch.equal(whole(-probe), logits):
             raise UserError(f"{name} answers all of four random pictures with the very same logits: nothing "
-                            "in a picture matters.")
+                            "in a picture matters. An untrained network may have a last layer of zeros.")
         if not difference(logits, own) <= (HALF_TOLERANCE if half else TOLERANCE):
             raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it "
                             f"answers differently each time (by {difference(logits, own):.2g} of its "

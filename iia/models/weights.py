@@ -133,7 +133,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"weights_path {str(path)!r} is no file. Name a state dict (.pth or .safetensors).")
     with rephrased(f"{path} cannot be read as a checkpoint", ": it is cut short, of another format, or holds "
-                   "more than tensors. Fetch it again."):
+                   "more than tensors. Fetch it again; of your own network save the state dict alone: "
+                   "torch.save(network.state_dict(), path)."):
         state = (load_file(path) if path.suffix == ".safetensors" else
                  torch.load(path, map_location="cpu", weights_only=True))
     for key in ("state_dict", "model", "model_state_dict"):
@@ -180,7 +181,8 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str | Pa
     complaints = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
                   for what, names in problems.items() if names]
     if complaints:
-        raise UserError(f"the weights in {origin} are not those of {type(network).__name__} as it was asked "
-                        f"for: {'; '.join(complaints)}; it wants exactly its own "
-                        f"{len(wanted) - len(counters)} tensors.")
+        raise UserError(f"the weights in {origin} do not fit {type(network).__name__} as it was asked for: "
+                        f"{'; '.join(complaints)}. All of its {len(wanted) - len(counters)} "
+                        "tensors have to be in the file, and no others: are model_name, image_size and in_chans "
+                        "those of the network that was trained?")
     network.load_state_dict(state, strict=False)      # strict by the check above, but for the counters

@@ -25,7 +25,7 @@ def test_what_a_list_may_contain(tmp_path):
 
 
 @pytest.mark.parametrize("line, said", [("a.png", "one word"), ("a.png 1000", "not in 0..999"),
-                                        ("a.png -1", "not in 0..999"), ("a.png cat", "not a number"),
+                                        ("a.png -1", "not in 0..999"), ("a.png cat", "without a labels_file"),
                                         ("a b.png", "not a number"), ("a.png 3.5", "not a number"),
                                         ("a.png --5", "not a number"), ("a.png +-5", "not a number")])
 def test_a_bad_line_is_named_and_stops_no_other(line, said, tmp_path):

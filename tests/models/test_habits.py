@@ -152,7 +152,8 @@ class Lazy(Net):
 
 @pytest.mark.parametrize("kind, said", [
     (Counting, "differently each time"), (Smoothing, "when gradients are computed"), (Itself, "own copy"),
-    (Constant, "very same logits"), (Squeezed, r"\[7\] for one picture"), (Lazy, "uninitialized")])
+    (Constant, "very same logits.*layer of zeros"),
+    (Squeezed, r"\[7\] for one picture"), (Lazy, "uninitialized")])
 def test_habits_that_are_refused(kind, said):
     with refused(said):
         iia.wrap(kind().double().eval(), image_size=32)
@@ -239,3 +240,8 @@ def test_two_vits_beside_each_other_are_no_row_of_blocks():
 
     with refused("no layer|no row of blocks"):
         iia.wrap(Pair(), image_size=16)
+
+
+def test_a_name_is_no_network():
+    with refused("not str; iia.load_model makes one of a name"):
+        iia.wrap("resnet18")

@@ -154,6 +154,8 @@ def test_files_that_are_no_checkpoint(tmp_path):
     for name in ("short.pth", "text.pth", "text.safetensors", "list.pth", "pickled.pth", "absent.pth"):
         with pytest.raises(iia.UserError, match=name):
             iia.load_model("resnet18", weights_path=tmp_path / name)
+    with pytest.raises(iia.UserError, match=r"save the state dict alone: torch.save\(network.state_dict"):
+        iia.load_model("resnet18", weights_path=tmp_path / "pickled.pth")
 
 
 def test_unknown_names_list_what_is_allowed():
