@@ -57,7 +57,7 @@ def checked_classes(model: CNN | ViT, pictures: Tensor, classes: Tensor | Sequen
         fit = False
     if not fit:
         raise UserError(f"classes are whole numbers, one for each of the {len(pictures)} pictures or one for "
-                        f"all, not {classes!r}.")
+                        f"all, not {classes!r}; iia.predict(model, pictures) gives the predicted ones.")
     if model.headless:
         raise UserError(f"{model.name} ends without a head: its {model.classes} outputs are features, not "
                         "classes. Give it its head, or say with target= which function of them is explained.")

@@ -101,7 +101,8 @@ def test_a_wrapped_model_is_a_snapshot_and_a_network_is_explained_as_it_is_now(k
 
 @pytest.mark.parametrize("wrong, said", [
     ({"classes": [0, 1, 7]}, "has the classes 0..6"), ({"classes": -1}, "has the classes 0..6"),
-    ({"classes": [0, 1]}, "one for all, not \\[0, 1\\]"), ({"classes": [[0], [1], [2]]}, "not \\[\\[0\\], "),
+    ({"classes": [0, 1]}, "one for all, not \\[0, 1\\]; iia.predict"),
+    ({"classes": [[0], [1], [2]]}, "not \\[\\[0\\], "),
     ({"classes": [0.5, 1, 2]}, "whole numbers"), ({"classes": "cat"}, "whole numbers"),
     ({"classes": None}, "whole numbers"), ({"classes": True}, "whole numbers"),
     ({"steps": 2.5}, "steps is 2.5"), ({"steps": 0}, "at least 1"), ({"batch_size": 0}, "at least 1"),

@@ -51,6 +51,7 @@ def run(*command, **how):
 
 
 def test_every_name_of_the_package_is_listed_before_it_is_used(monkeypatch):
+    assert callable(iia.explain) and dir(iia).count("explain") == 1
     for name in iia.__all__:
         monkeypatch.delitem(vars(iia), name, raising=False)
     assert {"explain", "wrap", "load_model", "load_pictures", "operations", "predict", "sharing", "UserError",
