@@ -182,7 +182,7 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str | Pa
                   for what, names in problems.items() if names]
     if complaints:
         raise UserError(f"the weights in {origin} do not fit {type(network).__name__} as it was asked for: "
-                        f"{'; '.join(complaints)}. All of its {len(wanted) - len(counters)} "
-                        "tensors have to be in the file, and no others: are model_name, image_size and in_chans "
-                        "those of the network that was trained?")
+                        f"{'; '.join(complaints)}. The file has to hold all of its "
+                        f"{len(wanted) - len(counters)} tensors, and no others: are model_name, image_size "
+                        "and in_chans those of the network that was trained?")
     network.load_state_dict(state, strict=False)      # strict by the check above, but for the counters
