@@ -5,8 +5,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -25,7 +27,7 @@ def answering(answers: dict[nn.Module, Callable]) -> Iterator[None]:
 
     `call` is the module itself, with its hooks. One thread at a time.
     """
-    with ONE_AT_A_TIME:
+    with ONE_AT_A_TIME, not_computed_again():
         before = {module: vars(module).get("_call_impl") for module in answers}
         for module, answer in answers.items():
             vars(module)["_call_impl"] = partial(answer, module._call_impl)
@@ -34,6 +36,23 @@ def answering(answers: dict[nn.Module, Callable]) -> Iterator[None]:
         finally:
             for module, own in before.items():
                 vars(module).pop("_call_impl") if own is None else vars(module).update(_call_impl=own)
+
+
+@contextlib.contextmanager
+def not_computed_again() -> Iterator[None]:
+    """While the block runs, torch's checkpoints keep what they compute, as the same is not computed again
+    where nothing is answered any more. They change no value."""
+    torchs = vars(torch.utils.checkpoint)
+    own = dict.fromkeys(("_checkpoint_without_reentrant_generator",
+                         "_checkpoint_without_reentrant_generator_impl"),
+                        lambda *args, **kwargs: (None for _ in range(1)))
+    own["CheckpointFunction"] = SimpleNamespace(apply=lambda function, preserve, *args: function(*args))
+    before = {name: torchs[name] for name in own if name in torchs}       # as this version of torch has it
+    torchs.update({name: own[name] for name in before})
+    try:
+        yield
+    finally:
+        torchs.update(before)
 
 
 @dataclass(eq=False)

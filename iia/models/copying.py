@@ -48,8 +48,6 @@ def detached_copy(network: nn.Module) -> nn.Module:
         for name, value in vars(module).items():
             if isinstance(value, (types.FunctionType, types.MethodType)):    # a forward of this object's own
                 vars(module)[name] = own_copy(value, memo)
-        if vars(module).get("grad_checkpointing"):                           # timm's; it changes no value
-            module.grad_checkpointing = False
     return copied
 
 

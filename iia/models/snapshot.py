@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, first_line, rephrased
-from .calls import ONE_AT_A_TIME, logits_of, trace
+from .calls import ONE_AT_A_TIME, logits_of, not_computed_again, trace
 from .copying import HOOKS, Place, detached_copy, frozen_copy, remove, restore, watched
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures
 from .recorder import Recorder
@@ -29,7 +29,8 @@ class Snapshot(nn.Module):
         self.network, self.name, self.alone = network, name, False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.row_by_row(lambda rows: logits_of(self.network(rows.clone())), x)   # it may write to them
+        with not_computed_again():
+            return self.row_by_row(lambda rows: logits_of(self.network(rows.clone())), x)  # it may write to them
 
     def row_by_row(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """run(x), or of each row alone where rows would mix."""
