@@ -62,6 +62,7 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
     """
     with ONE_AT_A_TIME:                   # answered calls disturb the passes of other threads
         model = sized(model, pictures)
+        batch_size = 1 if model.whole.alone and batch_size else batch_size
         row, method, options = prepare(model, operation, target=target, layer=layer, definition=definition,
                                        steps=steps, batch_size=batch_size, quadrature=quadrature,
                                        baseline=baseline, return_error=return_error)

@@ -16,7 +16,7 @@ from ..precision import HALVES, products
 from .calls import ONE_AT_A_TIME, forget
 from .layers import Layer, find_layers
 from .model import Model, Shared, Target, class_or_target
-from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures, rough_difference, same
+from .proof import HALF_TOLERANCE, TOLERANCE, difference, each_same, probe_pictures, rough_difference, same
 from .quick import channels_last, half_copy, quick_copy
 from .segment import Segment, by_rows_of
 from .snapshot import Snapshot
@@ -95,7 +95,9 @@ class CNN(Model):
         try:
             made = make()
             with torch.no_grad():
-                return made if same(made(channels_last(self.whole.probe)), self.whole.logits) else None
+                right = same(made(channels_last(self.whole.probe)), self.whole.logits) and each_same(
+                    made(channels_last(self.whole.odd)), self.whole(self.whole.odd), self.whole.logits)
+                return made if right else None
         except Exception:                      # a network may forbid what a quick copy does
             return None
 
@@ -156,18 +158,17 @@ class CNN(Model):
         u = u.contiguous() if stop is None else self._laid_out(u)
         u = u.to(self.half) if half else u
         off, tolerance = (rough_difference, HALF_TOLERANCE) if half else (difference, TOLERANCE)
-        why = None
+        odd, why = self.whole.odd.to(self.device, u.dtype), None
         for one in [network] if half else dict.fromkeys([network, self.whole]):
             for skips in (True, False):
                 try:
                     made = Segment(one, first, last, self.calls, skips)
                     with torch.no_grad():
-                        black = torch.zeros_like(self._value(0)[:1]).to(u.dtype)
-                        at_black = one(black)      # and nothing of the probe is left in its modules
-                        right = off(made(u), wanted) <= tolerance
-                        if right and first and last is None and torch.isfinite(at_black).all():
-                            v = Segment(one, None, first, self.calls)(black)
-                            right = off(made(v), at_black) <= tolerance
+                        at_odd = one(odd)          # and nothing of the probe is left in its modules
+                        right = off(made(u), wanted) <= tolerance and off(made(u[1:]), wanted[1:]) <= tolerance
+                        if right and first and last is None:
+                            v = Segment(one, None, first, self.calls)(odd)
+                            right = each_same(made(v), at_odd, wanted, tolerance, off)
                     if right:
                         return made
                 except torch.OutOfMemoryError:

@@ -58,7 +58,7 @@ def find(whole: Snapshot) -> Found:
     """
     if any(isinstance(part, torch.jit.ScriptModule) for part in whole.network.modules()):
         raise NotAViT(f"{whole.name} has parts scripted by torch.jit, in which attention does not show")
-    x, around, calls, grids = whole.probe, [], [], []
+    x, around, calls, grids = whole.probe[-1:] if whole.alone else whole.probe, [], [], []
 
     def inside(module: nn.Module, call: Callable, *args: object, **kwargs: object) -> object:
         around.append((module, first_tensor((*args, *kwargs.values()))))
@@ -85,9 +85,9 @@ def find(whole: Snapshot) -> Found:
         raise NotAViT(f"{whole.name} shows no attention between all its patches in "
                       f"{'every' if calls else 'any'} block")
     tokens, calls = main[0], calls[:len(main)]
-    if not same(logits.detach(), whole.logits):
+    if not same(logits.detach(), whole.logits[-len(x):]):
         raise NotAViT(f"{whole.name} computes something else when its attention is written out")
-    if not all(same(call.A.detach()[1].sum(0), A) for call, A in zip(calls, whole.attention)):
+    if not all(same(call.A.detach()[-1].sum(0), A) for call, A in zip(calls, whole.attention)):
         raise NotAViT(f"{whole.name} has the attention of several pictures in another order")
     blocks, block_of = blocks_of(calls, tokens)
     if len(blocks) < 2 or not all(call.follows for call, block in zip(calls, block_of) if block):
@@ -146,15 +146,15 @@ def in_place(whole: Snapshot, first: nn.Module, tokens: int, grid: tuple[int, in
     x = whole.probe[:1].repeat(1 + len(cells), 1, 1, 1)
     for picture, (i, j) in zip(x[1:], cells):
         picture[:, i * H // h:(i + 1) * H // h, j * W // w:(j + 1) * W // w].mul_(-2).add_(1)
-    read = tokens_into(whole, first, x)
-    read = read if read.shape[1] == tokens else read.transpose(0, 1)
+    read = [tokens_into(whole, first, rows) for rows in x.split(1 if whole.alone else len(x))]
+    read = torch.cat([part if part.shape[1] == tokens else part.transpose(0, 1) for part in read])
     change = (read[1:] - read[:1])[:, -h * w:].abs().sum(2)                            # [cells, patches]
     told = [row.argmax() == i * w + j for row, (i, j) in zip(change, cells) if row.any()]
     return sum(told) >= len(told) - 1
 
 
 def tokens_into(whole: Snapshot, block: nn.Module, x: Tensor) -> Tensor:
-    """What the block reads, [B, N, D]: the network runs until it comes there."""
+    """What the block reads, [B, N, D] or [N, B, D]: the network runs until it comes there."""
     def leave(call: Callable, *args: object, **kwargs: object) -> None:
         raise Left(first_tensor((*args, *kwargs.values())))
 

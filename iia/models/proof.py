@@ -1,5 +1,7 @@
 """Every shortcut is compared with the network itself, on random pictures, before it is taken."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,23 @@ def probe_pictures(shape: tuple[int, int, int], like: Tensor) -> Tensor:
                            mode="bilinear")
     fine = torch.randn(2, channels, height, width, generator=generator)
     return (coarse + 0.5 * fine).to(like.device, like.dtype if like.is_floating_point() else torch.float32)
+
+
+def odd_pictures(probe: Tensor) -> Tensor:
+    """Pictures unlike the random ones [2, C, H, W] that networks may take another way for, [6, C, H, W]:
+    black, of one colour, faint and grey, of numbers in 0..1 and in 0..255, dark."""
+    one, other = probe.split(1)
+    unit, grey = one.sigmoid(), one.mean(1, keepdim=True).expand_as(one)
+    return torch.cat([0 * one, 0 * one + 2, 0.1 * grey, unit, 255 * unit, other - 3])
+
+
+def each_same(found: Tensor, wanted: Tensor, beside: Tensor, tolerance: float = TOLERANCE,
+              off: Callable[[Tensor, Tensor], float] | None = None) -> bool:
+    """Whether each row is the same, where it is finite, if measured beside the rows `beside`."""
+    pairs = [[torch.cat([beside, row.to(beside)]) for row in rows]
+             for rows in zip(found.split(1), wanted.split(1))]
+    return len(found) == len(wanted) and all((off or difference)(*pair) <= tolerance for pair in pairs
+                                             if torch.isfinite(pair[1]).all())
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import UserError, first_line, rephrased
 from .calls import ONE_AT_A_TIME, logits_of, not_computed_again, trace
 from .copying import HOOKS, Place, detached_copy, frozen_copy, remove, restore, watched
-from .proof import HALF_TOLERANCE, TOLERANCE, difference, probe_pictures
+from .proof import HALF_TOLERANCE, TOLERANCE, difference, each_same, odd_pictures, probe_pictures
 from .recorder import Recorder
 
 
@@ -19,6 +19,7 @@ class Snapshot(nn.Module):
     Attributes:
         network: the copy, in float32 where the user's is in bfloat16 or half.
         probe, logits: the random pictures on which all is proven, and what the user's network says of them.
+        odd: pictures of other kinds, those that it reads, the black one first.
         calls, attention: of a pass of the second of them alone, its calls and its matrices, summed over
             heads; what has looked at them lets go of them.
         alone: whether rows run one by one, since they would mix (a batch norm without statistics).
@@ -62,11 +63,27 @@ class Snapshot(nn.Module):
             raise UserError(f"{self.name} returns {list(logits.shape)} for one picture, no logits "
                             "[1, classes]; wrap it in a module that returns these.")
         alone = torch.cat([self(self.probe[:1]), logits])
-        if difference(alone, self.logits) > TOLERANCE:
+        one_way = self.one_way_for_all()
+        if difference(alone, self.logits) > TOLERANCE or one_way:
             self.alone = True
             self.logits = self(self.probe)
             if difference(self.logits, alone) > TOLERANCE:
                 raise UserError(f"{self.name} answers a picture differently each time.")
+
+    def one_way_for_all(self) -> bool:
+        """Whether `odd` pictures change each other: there may be one branch for all of a batch, such as
+        `if x.max() > 1`."""
+        self.odd, *others = odd_pictures(self.probe).split(1)
+        answers = []
+        for picture in (self.odd, *others):
+            with contextlib.suppress(Exception):         # a network need not read them
+                answers.append(self(picture))
+                self.odd = self.odd if picture is self.odd else torch.cat([self.odd, picture])
+        try:
+            return len(answers) == len(self.odd) and not each_same(self(self.odd), torch.cat(answers),
+                                                                   self.logits)
+        except Exception:                                # it reads them one by one only
+            return True
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -115,7 +132,7 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
         with watched(whole.network) as hooks:
             probe, logits = first_pass(whole, shapes, like, says)
             if hooks:
-                run_on_extremes(whole, probe)
+                run_on_others(whole, probe)
         recorders = [place for place, witness in hooks.items() if not witness.acts]
         silent = remove(whole.network, recorders)
         if recorders and difference(whole(probe), logits) > 0:     # one writes behind autograd's back
@@ -167,12 +184,14 @@ def first_pass(whole: Snapshot, shapes: list, like: Tensor,
                     "to iia.wrap.") from why
 
 
-def run_on_extremes(whole: Snapshot, probe: Tensor) -> None:
-    """Let hooks that act on some pictures only (a clamp, a guard) show it:
-    on black and on very strong ones."""
-    for strength in (0, 10, -10):
+def run_on_others(whole: Snapshot, probe: Tensor) -> None:
+    """Let hooks that act on some pictures only (a clamp, a guard, a change of size) show it: on odd ones, one
+    by one, on very strong ones and on those of other sizes."""
+    others = [*odd_pictures(probe).split(1), 10 * probe, -10 * probe, probe[..., ::2, ::2],
+              probe.repeat_interleave(2, -1).repeat_interleave(2, -2)]
+    for pictures in others:
         with contextlib.suppress(Exception):         # a network need not read them
-            whole(strength * probe)
+            whole(pictures)
 
 
 @torch.no_grad()

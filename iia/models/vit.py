@@ -95,11 +95,11 @@ class ViT(Model):
 
 def is_plain(network: nn.Module) -> bool:
     """Whether it is timm's VisionTransformer of plain blocks, unmodified."""
-    plain = isinstance(network, VisionTransformer) and len(network.blocks) > 2 and all(
+    plain = type(network) is VisionTransformer and len(network.blocks) > 2 and all(
         type(block) is Block and type(block.attn) is Attention and type(block.attn.qkv) is nn.Linear
         and block.attn.gate is None for block in network.blocks)
-    return plain and not any(getattr(part, kind) for part in network.blocks.modules() for kind in HOOKS) \
-        and not any("forward" in vars(part) for part in network.blocks.modules())
+    parts = [network, *network.blocks.modules()] if plain else []
+    return plain and not any("forward" in vars(part) or getattr(part, kind) for part in parts for kind in HOOKS)
 
 
 class RowPass(AnyPass):

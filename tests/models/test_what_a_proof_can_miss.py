@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import iia
@@ -10,7 +11,7 @@ from iia.models.proof import difference, same
 from iia.models.segment import Segment
 
 from ..conftest import random_weights, toy_vgg
-from ..oracle_hooks import grid_map
+from ..oracle_hooks import grid_map, vit_map
 
 
 class Small(nn.Module):
@@ -209,3 +210,74 @@ class TellsDark(Small):
 def test_a_module_beside_the_layers_that_answers_to_black_pictures_alone():
     with pytest.raises(iia.UserError, match="what follows does not depend on this layer alone"):
         iia.wrap(random_weights(TellsDark()), image_size=16)
+
+
+class OneWayForAll(Small):
+    """One branch for all pictures of a batch, which random pictures take together."""
+
+    def forward(self, x):
+        return super().forward(x / 255 if x.max() > 2.5 else x)
+
+
+def test_rows_of_one_batch_that_take_one_branch_are_run_one_by_one():
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(7))
+    x = torch.stack([x[0].sigmoid(), 255 * x[1].sigmoid()])
+    network = random_weights(OneWayForAll())
+    for operation in ("iia", "gradcam"):
+        found = iia.explain(network, x, 1, operation, layer="conv2", steps=2)
+        for row, maps in zip(x.split(1), found):
+            wanted = grid_map(operation, network, row, 1, 2, "conv2")
+            torch.testing.assert_close(maps, wanted, rtol=0, atol=1e-4)
+
+
+def test_blocks_of_a_vit_that_takes_one_branch_for_all():
+    class Scaled(VisionTransformer):
+        def forward(self, x):
+            return super().forward(x / 255 if x.max() > 2.5 else x)
+
+    network = random_weights(Scaled(16, 4, num_classes=5, embed_dim=24, depth=3, num_heads=3)).double()
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    x = torch.cat([x.sigmoid(), 255 * x.sigmoid()])
+    found = iia.explain(network, x, 3, steps=2)
+    for row, maps in zip(x.split(1), found):
+        torch.testing.assert_close(maps, vit_map("iia", network, row, 3, 2, (4, 4)), rtol=0, atol=1e-6)
+
+
+class BrightPaths(Small):
+    def forward(self, x):
+        z = super().forward(x)
+        return torch.where(x.detach().mean((1, 2, 3))[:, None] > 1, z.flip(1), z)
+
+
+class RowsFlipped(Small):
+    def forward(self, x):
+        return super().forward(x.flip(0)).flip(0)
+
+
+@pytest.mark.parametrize("kind", [BrightPaths, RowsFlipped])
+def test_side_paths_of_bright_pictures_and_rows_in_another_order(kind):
+    with pytest.raises(iia.UserError, match="cannot be cut"):
+        iia.wrap(random_weights(kind()), image_size=16)
+
+
+def test_a_batch_norm_that_does_more_to_strong_pictures_is_not_folded():
+    class Guarded(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).clamp(-30, 30)
+
+    network = random_weights(nn.Sequential(nn.Conv2d(3, 8, 3), Guarded(8), nn.AdaptiveAvgPool2d(2),
+                                           nn.Flatten(), nn.Linear(32, 5)))
+    x = 50 * torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(iia.wrap(network, image_size=16)(x), network(x))
+
+
+def test_a_timm_vit_of_its_own_forward_does_not_run_by_rows():
+    class Bright(VisionTransformer):
+        def forward(self, x):
+            z = super().forward(x)
+            return torch.where(x.mean((1, 2, 3))[:, None] > 1, z.flip(1), z)
+
+    network = random_weights(Bright(16, 4, num_classes=5, embed_dim=24, depth=3, num_heads=3)).double()
+    x = 3 + torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(iia.explain(network, x, 1, steps=2)[0],
+                               vit_map("iia", network, x, 1, 2, (4, 4)), rtol=0, atol=1e-6)
