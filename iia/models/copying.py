@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import types
+import weakref
 from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
@@ -45,17 +46,39 @@ def detached_copy(network: nn.Module) -> nn.Module:
             hooks = getattr(module, kind)
             for key in hooks:
                 hooks[key] = own_copy(hooks[key], memo)
-        for name, value in vars(module).items():
-            if isinstance(value, (types.FunctionType, types.MethodType)):    # a forward of this object's own
-                vars(module)[name] = own_copy(value, memo)
+    own_functions(copied, memo)
     return copied
+
+
+def own_functions(copied: nn.Module, memo: dict) -> None:
+    """Give a deep copy, made with `memo`, functions with closures of their own, and weak references to its own
+    modules: deepcopy shares them. They are looked for in all that was copied."""
+    copies = {id(made): made for old, made in memo.items() if old != id(made)}
+    memo |= copies
+    seen, waiting = set(), [vars(module) for module in copied.modules()]
+    while waiting:
+        held = waiting.pop()
+        if id(held) in seen:
+            continue
+        seen.add(id(held))
+        for key, value in list(held.items() if isinstance(held, dict) else enumerate(held)):
+            if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+                held[key] = own_copy(value, memo)
+            elif isinstance(value, weakref.ref):
+                known = memo.get(id(value()))
+                held[key] = value if known is None else weakref.ref(known)
+            elif id(value) in copies:
+                inside = value if isinstance(value, (dict, list)) else getattr(value, "__dict__", {})
+                waiting.append(inside)
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
     """A copy of the network's structure that shares its frozen weights."""
     memo = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
     memo |= {id(b): b.detach() for b in network.buffers()}
-    return copy.deepcopy(network, memo).eval()
+    copied = copy.deepcopy(network, memo).eval()
+    own_functions(copied, memo)
+    return copied
 
 
 def own_copy(value: object, memo: dict) -> object:

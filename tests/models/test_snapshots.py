@@ -1,15 +1,26 @@
 """What wrap returned stays as it was, whatever becomes of the network; the network stays as it was, too."""
 
 import copy
+import weakref
 
 import pytest
 import torch
+import torchvision.models as tv
 from torch import nn
 
 import iia
 
 from ..conftest import random_weights, toy_vgg, toy_vit
-from .networks_of_users import CHANGES, bound_forward, check, check_vit, differ, picture, resnet
+from .networks_of_users import (
+    CHANGES,
+    bound_forward,
+    check,
+    check_vit,
+    closure_forward,
+    differ,
+    picture,
+    resnet,
+)
 
 
 def data_writes(net):
@@ -111,3 +122,51 @@ def test_a_converted_snapshot_is_that_of_the_converted_network(make, used, pictu
     converted.to(torch.bfloat16).float()
     fresh = iia.wrap(make().to(torch.bfloat16).float(), image_size=16)
     assert torch.equal(iia.explain(converted, x, classes, steps=2), iia.explain(fresh, x, classes, steps=2))
+
+
+class Child(nn.Module):
+    def __init__(self, parent):
+        super().__init__()
+        self.parent = weakref.ref(parent)
+
+    def forward(self, u):
+        return self.parent().layer2(u).tanh()
+
+
+class Helper:
+    def __init__(self, function):
+        self.functions = {"layer3": [function]}
+
+
+class Knotted(tv.ResNet):
+    """Its parts know each other by weak references, and by functions in lists and objects."""
+
+    def __init__(self, *settings, **more):
+        super().__init__(*settings, **more)
+        self.child, self.helper = Child(self), Helper(lambda u: self.layer3(u).sin())
+        self.ends = [lambda u: self.layer4(u), lambda u: self.fc(u.mean((2, 3)))]
+
+    def forward(self, x):
+        x = self.child(self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x))))))
+        for function in (*self.helper.functions["layer3"], *self.ends):
+            x = function(x)
+        return x
+
+
+def test_a_snapshot_shares_no_functions_and_weak_references_with_the_network():
+    network, x = resnet(Knotted), picture()
+    model = iia.wrap(network, image_size=64)
+    before = check(network, x, 3)
+    with torch.no_grad():
+        data_writes(network)
+    torch.testing.assert_close(iia.explain(model, x, 3, steps=2)[0], before)
+    assert differ(check(network, x, 3), before)
+
+
+def test_a_snapshot_of_another_size_has_functions_of_its_own():
+    network, x = resnet(), picture(96)
+    closure_forward(network)
+    plain = network.forward
+    network.forward = lambda x: plain(x.flip(1))
+    found = iia.explain(iia.wrap(network, image_size=64), x, 3, steps=2)
+    torch.testing.assert_close(found, iia.explain(network, x, 3, steps=2))
