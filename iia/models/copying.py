@@ -173,3 +173,26 @@ def restore(before: list[tuple[dict, dict]]) -> None:
     for hooks, held in before:
         hooks.clear()
         hooks.update(held)
+
+
+@contextlib.contextmanager
+def left_alone(network: nn.Module) -> Iterator[None]:
+    """Behind the block, the network's attributes, lists and buffers are what they were (counters, caches)."""
+    held = [part for module in network.modules() for part in (vars(module), *vars(module).values())
+            if isinstance(part, (dict, list))]
+    before = [(part, copy.copy(part)) for part in held]
+    tensors = [(leaf, leaf._version, leaf.detach().clone()) for leaf in tree_leaves(held)
+               if isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) and not leaf.is_inference()]
+    try:
+        yield
+    finally:
+        for part, old in before:
+            if isinstance(part, list):
+                part[:] = old
+                continue
+            for key in [key for key in part if key not in old]:
+                del part[key]
+            part.update({key: value for key, value in old.items() if part.get(key, held) is not value})
+        for tensor, version, old in tensors:
+            if tensor._version != version:
+                tensor.copy_(old)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, first_line, rephrased
 from .calls import ONE_AT_A_TIME, logits_of, not_computed_again, trace
-from .copying import HOOKS, Place, detached_copy, frozen_copy, remove, restore, watched
+from .copying import HOOKS, Place, detached_copy, frozen_copy, left_alone, remove, restore, watched
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, each_same, odd_pictures, probe_pictures
 from .recorder import Recorder
 
@@ -200,13 +200,11 @@ def users_logits(network: nn.Module, probe: Tensor, silent: list[Place]) -> Tens
 
     It is left as it was.
     """
-    training = [module for module in network.modules() if module.training]
     removed = remove(network, silent)
     try:
-        for module in training:
-            module.training = False
-        return logits_of(network(probe.clone())).detach().clone()
+        with left_alone(network):
+            for module in network.modules():
+                module.training = False
+            return logits_of(network(probe.clone())).detach().clone()
     finally:
-        for module in training:
-            module.training = True
         restore(removed)

@@ -170,3 +170,20 @@ def test_a_snapshot_of_another_size_has_functions_of_its_own():
     network.forward = lambda x: plain(x.flip(1))
     found = iia.explain(iia.wrap(network, image_size=64), x, 3, steps=2)
     torch.testing.assert_close(found, iia.explain(network, x, 3, steps=2))
+
+
+def test_what_a_network_counts_and_keeps_is_left_as_it_was():
+    class Counting(tv.ResNet):
+        def forward(self, x):
+            self.calls, self.seen = self.calls + 1, [*self.seen, len(x)]
+            self.sizes.append(len(x))
+            self.total += len(x)
+            self.last = x
+            return super().forward(x)
+
+    network = resnet(Counting)
+    network.calls, network.seen, network.sizes = 0, [], []
+    network.register_buffer("total", torch.zeros(()))
+    iia.explain(network, picture(), 3, steps=1)
+    assert (network.calls, network.seen, network.sizes, float(network.total)) == (0, [], [], 0)
+    assert not hasattr(network, "last")
