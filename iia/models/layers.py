@@ -85,7 +85,7 @@ def find_layers(whole: Snapshot, x: Tensor) -> Traced:
     head = next((call.name for call in calls
                  if isinstance(modules[call.name], nn.Linear) and call.u is logits), None)
     place = {node: number for number, node in enumerate(nodes)}
-    width, layers, values, before = widths(whole.network), [], {}, None
+    width, layers, values, before, cubes = widths(whole.network), [], {}, None, []
     counts = Counter(call.name for call in calls)
     last_calls = {call.name: call for call in calls}.values()
     for call in sorted(last_calls, key=lambda call: call.end):
@@ -98,9 +98,15 @@ def find_layers(whole: Snapshot, x: Tensor) -> Traced:
             if before is not None and torch.equal(grid, before):                # an Identity, a Permute
                 layer = replace(layer, tensor=layers[-1].tensor)
             layers.append(layer)
+            cubes += [layer] if layer.layout == "nchw" and u.shape[1:3] == u.shape[2:] else []
             before = grid if u._version == call.version else None               # overwritten since
             values |= {} if before is None else {call.name: grid.detach()}
     forget(calls)
+    for layer in out_of_place(whole, x, cubes):                     # as many channels as rows: which is which
+        turned = replace(layer, layout="nhwc")
+        if not out_of_place(whole, x, [turned]):
+            layers[layers.index(layer)] = turned
+            values.pop(layer.name, None)
     scrambled = out_of_place(whole, x, [layer for layer in layers if layer.layout != "nchw"])
     return Traced([layer for layer in layers if layer not in scrambled], calls, head, values)
 

@@ -87,3 +87,23 @@ def test_cells_that_are_not_where_the_picture_changed():
         for row, (i, j) in enumerate(spots):
             u[row + 1, 0, i, j if row < right else (j + 4) % 8] = 1
         assert near_spots(u, spots) == (right >= 3)
+
+
+class ChannelsLast(nn.Module):
+    """Eight channels on eight rows of eight cells, the channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        self.mixer = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU())
+
+    def forward(self, x):
+        u = self.mixer(self.patches(x).permute(0, 2, 3, 1))
+        return self.fc((u * torch.linspace(0.5, 2, 8, dtype=u.dtype)).tanh().mean((1, 2)))
+
+
+def test_as_many_channels_as_rows_are_told_from_them_by_where_the_picture_changes():
+    network = random_weights(ChannelsLast()).double()
+    check(network, picture(32), 3, "mixer", operations=("iia", "gradcam"),
+          places={"to_grid": lambda u: u.permute(0, 3, 1, 2)}, before=None)
+    check(network, picture(32), 3, "patches", operations=("iia", "gradcam"))
