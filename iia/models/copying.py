@@ -51,8 +51,8 @@ def detached_copy(network: nn.Module) -> nn.Module:
 
 
 def own_functions(copied: nn.Module, memo: dict) -> None:
-    """Give a deep copy, made with `memo`, functions with closures of their own, and weak references to its own
-    modules: deepcopy shares them. They are looked for in all that was copied."""
+    """Give a deep copy, made with `memo`, functions with closures of their own, and weak references to
+    modules of its own: deepcopy shares them. They are looked for in all that was copied."""
     copies = {id(made): made for old, made in memo.items() if old != id(made)}
     memo |= copies
     seen, waiting = set(), [vars(module) for module in copied.modules()]

@@ -31,7 +31,8 @@ class Snapshot(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with not_computed_again():
-            return self.row_by_row(lambda rows: logits_of(self.network(rows.clone())), x)  # it may write to them
+            # it may write to them
+            return self.row_by_row(lambda rows: logits_of(self.network(rows.clone())), x)
 
     def row_by_row(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """run(x), or of each row alone where rows would mix."""

@@ -99,7 +99,8 @@ def is_plain(network: nn.Module) -> bool:
         type(block) is Block and type(block.attn) is Attention and type(block.attn.qkv) is nn.Linear
         and block.attn.gate is None for block in network.blocks)
     parts = [network, *network.blocks.modules()] if plain else []
-    return plain and not any("forward" in vars(part) or getattr(part, kind) for part in parts for kind in HOOKS)
+    return plain and not any("forward" in vars(part) or getattr(part, kind)
+                             for part in parts for kind in HOOKS)
 
 
 class RowPass(AnyPass):

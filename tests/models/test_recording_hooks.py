@@ -152,7 +152,8 @@ def test_a_hook_that_acts_on_black_pictures_only_is_no_recorder():
 
 @pytest.mark.parametrize("acts", [
     lambda x: x.shape[-1] > 64, lambda x: x.shape[-1] < 64, lambda x: x.min() >= 0 and x.any(),
-    lambda x: x.std() < 1e-6 and x.any(), lambda x: len(x) == 1], ids=["large", "small", "bright", "even", "one"])
+    lambda x: x.std() < 1e-6 and x.any(), lambda x: len(x) == 1],
+    ids=["large", "small", "bright", "even", "one"])
 def test_a_hook_that_acts_on_pictures_of_another_kind_is_no_recorder(acts):
     network = resnet()
     network.register_forward_pre_hook(lambda module, inputs: (inputs[0].sin(),) if acts(inputs[0]) else None)
