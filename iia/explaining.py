@@ -62,7 +62,6 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
     """
     with ONE_AT_A_TIME:                   # answered calls disturb the passes of other threads
         model = sized(model, pictures)
-        batch_size = 1 if model.whole.alone and batch_size else batch_size
         row, method, options = prepare(model, operation, target=target, layer=layer, definition=definition,
                                        steps=steps, batch_size=batch_size, quadrature=quadrature,
                                        baseline=baseline, return_error=return_error)
@@ -80,7 +79,7 @@ def explain(model: nn.Module, pictures: Tensor, classes: Tensor | Sequence[int] 
 
         by_library = rephrased(f"{operation} cannot explain {model.name}", "; take another operation.")
         with contextlib.nullcontext() if row.integral else by_library:       # it may know few kinds of layers
-            raw = with_halving(raw_maps, batch_size).detach()
+            raw = with_halving(raw_maps, 1 if model.whole.alone else batch_size).detach()
         if not return_error:
             return finish(raw, tuple(x.shape[-2:]), model.upsampling)
         maps, *guesses = (finish(each, tuple(x.shape[-2:]), model.upsampling) for each in raw)

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import rephrased
 
+FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 Place = tuple[str, str, int]               # of a hook: its module's name, before or after the call, its key
 
@@ -53,7 +54,8 @@ def detached_copy(network: nn.Module) -> nn.Module:
 def own_functions(copied: nn.Module, memo: dict) -> None:
     """Give a deep copy, made with `memo`, functions with closures of their own, and weak references to
     modules of its own: deepcopy shares them. They are looked for in all that was copied."""
-    copies = {id(made): made for old, made in memo.items() if old != id(made)}
+    copies = {id(made): made for old, made in memo.items()
+              if old != id(made) and not isinstance(made, FUNCTIONS)}
     memo |= copies
     seen, waiting = set(), [vars(module) for module in copied.modules()]
     while waiting:
@@ -62,7 +64,7 @@ def own_functions(copied: nn.Module, memo: dict) -> None:
             continue
         seen.add(id(held))
         for key, value in list(held.items() if isinstance(held, dict) else enumerate(held)):
-            if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+            if isinstance(value, FUNCTIONS):
                 held[key] = own_copy(value, memo)
             elif isinstance(value, weakref.ref):
                 known = memo.get(id(value()))

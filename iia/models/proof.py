@@ -31,15 +31,6 @@ def odd_pictures(probe: Tensor) -> Tensor:
     return torch.cat([0 * one, 0 * one + 2, 0.1 * grey, unit, 255 * unit, other - 3])
 
 
-def each_same(found: Tensor, wanted: Tensor, beside: Tensor, tolerance: float = TOLERANCE,
-              off: Callable[[Tensor, Tensor], float] | None = None) -> bool:
-    """Whether each row is the same, where it is finite, if measured beside the rows `beside`."""
-    pairs = [[torch.cat([beside, row.to(beside)]) for row in rows]
-             for rows in zip(found.split(1), wanted.split(1))]
-    return len(found) == len(wanted) and all((off or difference)(*pair) <= tolerance for pair in pairs
-                                             if torch.isfinite(pair[1]).all())
-
-
 def difference(found: Tensor, wanted: Tensor) -> float:
     """max |found − wanted| / max |wanted|; infinite where shapes differ, or unequal values are not finite.
 
@@ -64,6 +55,17 @@ def rough_difference(found: Tensor, wanted: Tensor) -> float:
         return float("inf")
     ratio = (found.double() - wanted.double()).norm() / wanted.double().norm().clamp(min=1e-30)
     return float(ratio) if torch.isfinite(ratio) else float("inf")
+
+
+def each_same(found: Tensor, wanted: Tensor, beside: Tensor, off: Callable[[Tensor, Tensor], float] = difference,
+              tolerance: float = TOLERANCE) -> bool:
+    """Whether each row of `wanted` that is finite is found.
+
+    A row alone has no measure; it is laid beside the rows `beside`, which are the same of both.
+    """
+    pairs = [[torch.cat([beside, row.to(beside)]) for row in rows]
+             for rows in zip(found.split(1), wanted.split(1), strict=True)]
+    return all(off(*pair) <= tolerance for pair in pairs if torch.isfinite(pair[1]).all())
 
 
 def same(found: Tensor, wanted: Tensor) -> bool:

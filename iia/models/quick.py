@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -12,6 +13,8 @@ from .calls import Call, forget
 from .copying import HOOKS, frozen_copy
 from .fast_cpu import with_token_linears
 from .snapshot import Snapshot
+
+PLAIN_NORMS = (nn.BatchNorm2d.forward, BatchNormAct2d.forward)
 
 
 def quick_copy(whole: Snapshot) -> nn.Module:
@@ -45,7 +48,7 @@ def foldable(network: nn.Module, calls: list[Call]) -> list[tuple[str, str]]:
     plain = {call: part for call, part in modules.items() if not any(getattr(part, kind) for kind in HOOKS)}
     made = {id(call.u): call.name for call, part in plain.items() if type(part) is nn.Conv2d}
     return [(made[id(call.read)], call.name) for call, part in plain.items()
-            if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and id(call.read) in made]
+            if type(part).forward in PLAIN_NORMS and part.running_mean is not None and id(call.read) in made]
 
 
 def half_copy(whole: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -9,21 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+# what decides by numbers: comparisons, and what hands numbers to Python
+DECIDING = {"gt", "ge", "lt", "le", "eq", "ne", "__eq__", "__ne__", "where", "equal", "allclose", "isclose",
+            "__bool__", "__float__", "__int__", "__index__", "__array__", "item", "tolist", "numpy",
+            "is_nonzero", "nonzero", "unique"}
+
 
 class Recorder(TorchFunctionMode):
     """Hands every attention matrix after softmax to `see`, in this thread, and goes on with what it returns.
 
     Fused attention is written out; an explicit softmax over the last of three or more dimensions counts as
     one. torch's own quick ways around both are not taken while such a mode is on.
+
+    Attributes:
+        decides: whether numbers were compared or went to Python, and may decide what is computed.
     """
 
     def __init__(self, see: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.see = see
+        self.see, self.decides = see, False
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (),
                            kwargs: dict | None = None) -> object:
         kwargs, name = kwargs or {}, getattr(func, "__name__", None)
+        self.decides |= name in DECIDING
         if name == "scaled_dot_product_attention":
             return self.attend(*args, **kwargs)
         if func is F.multi_head_attention_forward:

@@ -19,7 +19,7 @@ class Snapshot(nn.Module):
     Attributes:
         network: the copy, in float32 where the user's is in bfloat16 or half.
         probe, logits: the random pictures on which all is proven, and what the user's network says of them.
-        odd: pictures of other kinds, those that it reads, the black one first.
+        odd: a black picture and, where numbers of a picture decide what is computed, some of other kinds.
         calls, attention: of a pass of the second of them alone, its calls and its matrices, summed over
             heads; what has looked at them lets go of them.
         alone: whether rows run one by one, since they would mix (a batch norm without statistics).
@@ -53,10 +53,12 @@ class Snapshot(nn.Module):
         """Note `calls`, `attention` and whether rows run `alone`."""
         seen: list[Tensor] = []
         try:
-            with Recorder(lambda A: seen.append(A.flatten(0, -3).sum(0)) or A):
+            with Recorder(lambda A: seen.append(A.flatten(0, -3).sum(0)) or A) as recorder:
                 logits, self.calls = trace(self.network, self.probe[1:])
+            decides = recorder.decides
         except Exception:                  # it does something with attention that is no torch function's
             seen.clear()
+            decides = True
             with rephrased(f"{self.name} does not read a single picture", "."):
                 logits, self.calls = trace(self.network, self.probe[1:])
         self.attention = seen
@@ -64,25 +66,26 @@ class Snapshot(nn.Module):
             raise UserError(f"{self.name} returns {list(logits.shape)} for one picture, no logits "
                             "[1, classes]; wrap it in a module that returns these.")
         alone = torch.cat([self(self.probe[:1]), logits])
-        one_way = self.one_way_for_all()
-        if difference(alone, self.logits) > TOLERANCE or one_way:
+        self.odd = torch.zeros_like(self.probe[:1])
+        if difference(alone, self.logits) > TOLERANCE or (decides and self.decides_for_all()):
             self.alone = True
             self.logits = self(self.probe)
             if difference(self.logits, alone) > TOLERANCE:
                 raise UserError(f"{self.name} answers a picture differently each time.")
 
-    def one_way_for_all(self) -> bool:
-        """Whether `odd` pictures change each other: there may be one branch for all of a batch, such as
-        `if x.max() > 1`."""
-        self.odd, *others = odd_pictures(self.probe).split(1)
-        answers = []
-        for picture in (self.odd, *others):
+    def decides_for_all(self) -> bool:
+        """Whether odd pictures change each other, as one branch for a whole batch does (`if x.max() > 1`).
+
+        `odd` has those of them that the network reads.
+        """
+        read, answers = [], []
+        for picture in odd_pictures(self.probe).split(1):
             with contextlib.suppress(Exception):         # a network need not read them
                 answers.append(self(picture))
-                self.odd = self.odd if picture is self.odd else torch.cat([self.odd, picture])
+                read.append(picture)
+        self.odd = torch.cat(read) if read else self.odd
         try:
-            return len(answers) == len(self.odd) and not each_same(self(self.odd), torch.cat(answers),
-                                                                   self.logits)
+            return bool(read) and not each_same(self(self.odd), torch.cat(answers), self.logits)
         except Exception:                                # it reads them one by one only
             return True
 
