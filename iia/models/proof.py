@@ -57,8 +57,8 @@ def rough_difference(found: Tensor, wanted: Tensor) -> float:
     return float(ratio) if torch.isfinite(ratio) else float("inf")
 
 
-def each_same(found: Tensor, wanted: Tensor, beside: Tensor, off: Callable[[Tensor, Tensor], float] = difference,
-              tolerance: float = TOLERANCE) -> bool:
+def each_same(found: Tensor, wanted: Tensor, beside: Tensor,
+              off: Callable[[Tensor, Tensor], float] = difference, tolerance: float = TOLERANCE) -> bool:
     """Whether each row of `wanted` that is finite is found.
 
     A row alone has no measure; it is laid beside the rows `beside`, which are the same of both.

@@ -34,6 +34,11 @@ class Snapshot(nn.Module):
             # it may write to them
             return self.row_by_row(lambda rows: logits_of(self.network(rows.clone())), x)
 
+    def turned(self, x: Tensor) -> Tensor:
+        """The logits of x; the pass has its rows in the other order, which shows whether that matters."""
+        logits = self(x.flip(0))
+        return logits.flip(0) if logits.ndim else logits
+
     def row_by_row(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """run(x), or of each row alone where rows would mix."""
         return torch.cat([run(row) for row in x.split(1)]) if self.alone else run(x)
@@ -65,12 +70,12 @@ class Snapshot(nn.Module):
         if logits.shape[1:] != self.logits.shape[1:] or len(logits) != 1:
             raise UserError(f"{self.name} returns {list(logits.shape)} for one picture, no logits "
                             "[1, classes]; wrap it in a module that returns these.")
-        alone = torch.cat([self(self.probe[:1]), logits])
         self.odd = torch.zeros_like(self.probe[:1])
-        if difference(alone, self.logits) > TOLERANCE or (decides and self.decides_for_all()):
+        mixed = difference(torch.cat([self.logits[:1], logits]), self.logits) > TOLERANCE
+        if self.alone or mixed or (decides and self.decides_for_all()):
             self.alone = True
-            self.logits = self(self.probe)
-            if difference(self.logits, alone) > TOLERANCE:
+            self.logits = self.turned(self.probe)
+            if difference(self.logits[1:], logits) > TOLERANCE:
                 raise UserError(f"{self.name} answers a picture differently each time.")
 
     def decides_for_all(self) -> bool:
@@ -139,7 +144,7 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
                 run_on_others(whole, probe)
         recorders = [place for place, witness in hooks.items() if not witness.acts]
         silent = remove(whole.network, recorders)
-        if recorders and difference(whole(probe), logits) > 0:     # one writes behind autograd's back
+        if recorders and difference(whole.turned(probe), logits) > 0:     # one writes behind autograd's back
             restore(silent)
             recorders = []
         own = users_logits(network, probe, recorders)
@@ -149,7 +154,7 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
             probe = probe.float()
             with rephrased(f"{name} is in half precision and does not run in float32",
                            "; give network.float()."):
-                logits = whole(probe)
+                logits = whole.turned(probe)
         if logits.ndim != 2 or not logits.is_floating_point():
             raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
                             "pictures, no logits [N, classes]; wrap it in a module that returns these.")
@@ -161,7 +166,10 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
         if torch.equal(logits[:1], logits[1:]) and torch.equal(whole(-probe), logits):
             raise UserError(f"{name} answers all of four random pictures with the very same logits: nothing "
                             "in a picture matters. An untrained network may have a last layer of zeros.")
-        if not difference(logits, own) <= (HALF_TOLERANCE if half else TOLERANCE):
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
+        if difference(logits, own) > tolerance:                     # perhaps a row's place matters
+            whole.alone, logits = True, logits_of(whole.network(probe.clone()))
+        if not difference(logits, own) <= tolerance:
             raise UserError(f"{name} cannot be explained: a copy of it computes something else, or it "
                             f"answers differently each time (by {difference(logits, own):.2g} of its "
                             "largest logit).")
@@ -172,12 +180,12 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
 
 def first_pass(whole: Snapshot, shapes: list, like: Tensor,
                says: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-    """The probe of the first shape that the network reads, and its logits."""
+    """The probe of the first shape that the network reads, and its logits, `turned`."""
     why = None
     for shape in shapes:
         probe = probe_pictures(shape, like)
         try:
-            return probe, whole(probe)
+            return probe, whole.turned(probe)
         except UserError:
             raise
         except Exception as error:          # whatever a network raises for pictures that it does not read
