@@ -94,8 +94,10 @@ class ViT(Model):
 
 
 def is_plain(network: nn.Module) -> bool:
-    """Whether it is timm's VisionTransformer of plain blocks, unmodified."""
-    plain = type(network) is VisionTransformer and len(network.blocks) > 2 and all(
+    """Whether it is timm's VisionTransformer of plain blocks, unmodified, and runs as timm's does."""
+    own = type(network)
+    plain = isinstance(network, VisionTransformer) and own.forward is VisionTransformer.forward \
+        and own.forward_features is VisionTransformer.forward_features and len(network.blocks) > 2 and all(
         type(block) is Block and type(block.attn) is Attention and type(block.attn.qkv) is nn.Linear
         and block.attn.gate is None for block in network.blocks)
     parts = [network, *network.blocks.modules()] if plain else []
