@@ -45,6 +45,7 @@ TYPES = {       # what a flag of each type takes, and how its text becomes a val
 # Settings that take names in small letters, which may be given in any case.
 ANY_CASE = {"model_name", "fallback_model_name", "operations", "definition", "device", "precision",
             "chosen_dataset", "explained_class", "quadrature", "baseline", "protocol", "tables", "networks"}
+LISTS = {"operations", "tables", "networks"}
 
 
 class Settings(SimpleNamespace):
@@ -92,9 +93,10 @@ def from_flags(script: dict, arguments: list[str], epilog: str = "") -> Settings
     parser = Parser(description=script.get("__doc__"), epilog=epilog, allow_abbrev=False,
                     argument_default=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter)
     comments = commented_variables(Path(script["__file__"]).read_text(encoding="utf-8"))
-    values = {name: script[name] for name in comments}
+    annotations = script.get("__annotations__", {})
+    values = {name: as_written(name, script[name], name in annotations) for name in comments}
     for name, comment in comments.items():
-        annotation = script.get("__annotations__", {}).get(name, type(values[name]))
+        annotation = annotations.get(name, type(values[name]))
         allowed = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
         types = [type_ for type_ in TYPES if type_ in allowed]
         default = ",".join(values[name]) if isinstance(values[name], list) else values[name]
@@ -110,6 +112,21 @@ def from_flags(script: dict, arguments: list[str], epilog: str = "") -> Settings
         if isinstance(value := values[name], (str, list)):
             values[name] = value.lower() if isinstance(value, str) else [item.lower() for item in value]
     return Settings(**values, given=frozenset(vars(flags)))
+
+
+def as_written(name: str, value: object, annotated: bool) -> object:
+    """The value of a variable of the script; text in the place of a list is read as its flag is.
+
+    Raises:
+        UserError: the value is None, where no annotation allows it, or a list of other things than text.
+    """
+    if name in LISTS and isinstance(value, str):
+        return TYPES[list][1](value)
+    if value is None and not annotated:
+        raise UserError(f"{name} is None at the top of the script; give it a value.")
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        raise UserError(f"{name} is {value!r} at the top of the script; a list there holds texts alone.")
+    return value
 
 
 def commented_variables(source: str) -> dict[str, str]:

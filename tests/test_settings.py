@@ -54,6 +54,18 @@ def test_defaults_are_the_scripts_values(script):
     assert found.given == frozenset()
 
 
+def test_a_list_at_the_top_may_be_written_as_its_flag(script):
+    assert from_flags(script | {"operations": "IIA, gradcam"}, []).operations == ["iia", "gradcam"]
+
+
+@pytest.mark.parametrize("name, value, said", [
+    ("model_name", None, "model_name is None at the top"),
+    ("operations", ["a", None], "operations is .'a', None. at the top")])
+def test_values_at_the_top_that_no_setting_has(name, value, said, script):
+    with pytest.raises(UserError, match=said):
+        from_flags(script | {name: value}, [])
+
+
 @pytest.mark.parametrize("flag, name, value", [
     ("--steps=3", "steps", 3), ("--deep=7", "deep", 7), ("--deep=last", "deep", "last"),
     ("--save", "save", True), ("--save=False", "save", False), ("--save=true", "save", True),

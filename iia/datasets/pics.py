@@ -75,8 +75,9 @@ def name_of(pics_file: str | None, images_dir: str) -> str:
 
 def read_lines(pics_file: Path) -> list[str]:
     """The lines of a list, without blank ones at its end."""
-    with rephrased(f"pics_file {str(pics_file)!r} cannot be read", ". It lists the pictures in UTF-8, a line "
-                   "each: <file name> <class number>; None takes what images_dir holds of ImageNet."):
+    place = "" if pics_file.is_absolute() else f" in {Path.cwd()}"
+    with rephrased(f"pics_file {str(pics_file)!r} cannot be read{place}", ". It lists the pictures in UTF-8, "
+                   "a line each: <file name> <class number>; None takes what images_dir holds of ImageNet."):
         return pics_file.read_text(encoding="utf-8-sig").rstrip().splitlines()
 
 

@@ -1,5 +1,7 @@
 """The list of pictures and the pictures themselves."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,12 @@ def test_no_list(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(UserError, match="cannot be read .UnicodeDecodeError"):
         read_pics(tmp_path / "binary.txt", ".")
+
+
+def test_a_relative_list_is_said_to_be_looked_for_in_this_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"'data/pics.txt' cannot be read in {re.escape(str(tmp_path))} "):
+        read_pics("data/pics.txt", ".")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGBA", "LA", "I;16", "RGB"])
