@@ -105,6 +105,9 @@ def from_flags(script: dict, arguments: list[str], epilog: str = "") -> Settings
                             **({"nargs": "?", "const": True} if bool in types else {}))
     flags, rest = parser.parse_known_args(arguments)
     if rest:
+        if not rest[0].startswith("-"):
+            raise UserError(f"{rest[0]!r} is no flag. The values of a list are joined by commas: "
+                            "--operations=iia,gradcam.")
         near = did_you_mean(rest[0].split("=")[0].lstrip("-"), comments)
         raise UserError(f"unknown flag {rest[0]!r}.{near} --help lists them all.")
     values |= vars(flags)

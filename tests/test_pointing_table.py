@@ -127,7 +127,7 @@ def test_a_map_of_zeros_is_a_miss_and_counted(tmp_path, capsys):
 
 def test_wrong_settings_are_found_first(tmp_path):
     root = voc_boxes(tmp_path, OBJECTS)
-    with pytest.raises(UserError, match="toy has 7 classes; voc's categories"):
+    with pytest.raises(UserError, match="toy has 7 classes of its own; voc's categories"):
         pointing_table.table(iia.wrap(toy_vgg(), name="toy", image_size=16), chosen(root))
     for wrong, said in (({"chosen_dataset": "coc"}, "Did you mean 'coco'"), ({"operations": []}, "is empty"),
                         ({"dataset_root": str(root / "nowhere")}, "does not exist")):

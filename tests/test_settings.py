@@ -127,7 +127,7 @@ def test_every_scripts_help_comes_before_torch(script):
     ("--model_nam=x", "Did you mean 'model_name'"), ("--Steps=3", "Did you mean 'steps'"),
     ("--steps=many", "--steps takes INT"), ("--save=perhaps", "--save takes true.false, not 'perhaps'"),
     ("--weights_path=", "--weights_path takes none.TEXT, not ''"), ("--uncommented=3", "unknown flag"),
-    ("stray", "unknown flag"),
+    ("stray", "no flag. The values of a list are joined by commas"),
 ])
 def test_mistakes_are_named(flag, said, script):
     with pytest.raises(UserError, match=said):
