@@ -40,8 +40,10 @@ def answering(answers: dict[nn.Module, Callable]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def not_computed_again() -> Iterator[None]:
-    """While the block runs, torch's checkpoints keep what they compute, as the same is not computed again
-    where nothing is answered any more. They change no value."""
+    """While the block runs, torch's checkpoints only run what they are given, which changes no value.
+
+    They would run it again in the backward pass, when no module answers anything else any more.
+    """
     torchs = vars(torch.utils.checkpoint)
     own = dict.fromkeys(("_checkpoint_without_reentrant_generator",
                          "_checkpoint_without_reentrant_generator_impl"),

@@ -22,7 +22,8 @@ class Snapshot(nn.Module):
         odd: a black picture and, where numbers of a picture decide what is computed, some of other kinds.
         calls, attention: of a pass of the second of them alone, its calls and its matrices, summed over
             heads; what has looked at them lets go of them.
-        alone: whether rows run one by one, since they would mix (a batch norm without statistics).
+        alone: whether rows run one by one, since they would change each other's logits (a batch norm without
+            statistics, a branch that all of a batch take together).
     """
 
     def __init__(self, network: nn.Module, name: str) -> None:
@@ -30,8 +31,7 @@ class Snapshot(nn.Module):
         self.network, self.name, self.alone = network, name, False
 
     def forward(self, x: Tensor) -> Tensor:
-        with not_computed_again():
-            # it may write to them
+        with not_computed_again():                       # of clones, since it may write to its pictures
             return self.row_by_row(lambda rows: logits_of(self.network(rows.clone())), x)
 
     def turned(self, x: Tensor) -> Tensor:
