@@ -50,8 +50,8 @@ def tested(model, settings: Settings) -> dict | None:
     options = explain_options(model, settings)
     dataset = DATASETS[check_choice("data set", settings.chosen_dataset, DATASETS)]
     if not has_imagenet_classes(model):
-        raise UserError(f"{model.name} has {model.classes} classes of its own; {dataset.name}'s categories are "
-                        f"recognised by ImageNet's {len(IMAGENET)}. Give a network that has those.")
+        raise UserError(f"{model.name} has {model.classes} classes of its own; {dataset.name}'s categories "
+                        f"are recognised by ImageNet's {len(IMAGENET)}. Give a network that has those.")
     data = dataset(settings.dataset_root, model.mean, model.std, model.size)
     run = begin(model, settings, data, dataset.name, COLUMNS, options["steps"],
                 files=file_signatures(data.sources))

@@ -54,7 +54,10 @@ def detached_copy(network: nn.Module) -> nn.Module:
 def own_functions(copied: nn.Module, memo: dict) -> None:
     """Give a deep copy functions with closures of its own, and weak references to its own modules.
 
-    deepcopy shares both with the original. They are looked for in all that it has copied; memo: the deepcopy's.
+    deepcopy shares both with the original. They are looked for in all that it has copied.
+
+    Args:
+        memo: the deepcopy's.
     """
     copies = {id(made): made for old, made in memo.items()
               if old != id(made) and not isinstance(made, FUNCTIONS)}
