@@ -67,7 +67,7 @@ def rephrased(failure: str, remedy: str = "", kind: type[UserError] = UserError)
         raise kind(f"{failure} ({type(why).__name__}: {first_line(why)}){remedy}") from why
 
 
-def lacks_memory(why: BaseException | None) -> bool:
+def lacks_memory(why: Exception) -> bool:
     """Whether an error is of too little memory; torch raises a RuntimeError for it."""
     return isinstance(why, MemoryError) or (isinstance(why, RuntimeError) and
                                             bool(re.search("allocate memory|out of memory", str(why))))

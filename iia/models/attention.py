@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..errors import UserError
+from ..errors import UserError, lacks_memory
 from .calls import Left, answering
 from .find_attention import by_heads
 from .proof import same
@@ -49,9 +49,9 @@ class AnyPass:
         """Whether passes that are left and gone on with give the network's logits."""
         try:
             return all(same(found, wanted) for found, wanted in self.proofs())
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:                     # blocks that are such in name only, whatever they raise
+        except Exception as why:              # blocks that are such in name only, whatever they raise
+            if lacks_memory(why):
+                raise
             return False
 
     def proofs(self) -> Iterator[tuple[Tensor, Tensor]]:

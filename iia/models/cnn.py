@@ -11,7 +11,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, lacks_memory
 from ..precision import HALVES, products
 from .calls import ONE_AT_A_TIME, forget
 from .layers import Layer, find_layers
@@ -170,9 +170,9 @@ class CNN(Model):
                             right = each_same(made(v), at_odd, wanted, off, tolerance)
                     if right:
                         return made
-                except torch.OutOfMemoryError:
-                    raise
                 except Exception as error:  # whatever a network does with zeros, or without a folded layer
+                    if lacks_memory(error):
+                        raise
                     why = error
         said = f" ({first_line(why)})" if why else ""
         raise UserError(f"{self.name} cannot be cut at {(first or last).name}: what follows does not depend "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, first_line, rephrased
+from ..errors import UserError, first_line, lacks_memory, rephrased
 from .calls import ONE_AT_A_TIME, logits_of, not_computed_again, trace
 from .copying import HOOKS, Place, detached_copy, frozen_copy, left_alone, remove, restore, watched
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, each_same, odd_pictures, probe_pictures
@@ -186,9 +186,9 @@ def first_pass(whole: Snapshot, shapes: list, like: Tensor,
         probe = probe_pictures(shape, like)
         try:
             return probe, whole.turned(probe)
-        except UserError:
-            raise
         except Exception as error:          # whatever a network raises for pictures that it does not read
+            if isinstance(error, UserError) or lacks_memory(error):
+                raise
             why = why or error
     own = f", {says[0]} x {says[1]} by its own word" if says else ""
     raise UserError(f"{whole.name} does not read pictures of {' x '.join(map(str, shapes[0]))} "

@@ -144,15 +144,25 @@ def test_models_of_two_sizes_do_not_share_what_modules_remember():
     assert torch.equal(iia.explain(model, wide, 0, layer="conv1", steps=2), first)
 
 
-def test_a_proof_that_the_memory_does_not_hold_says_so(monkeypatch):
+@pytest.mark.parametrize("why", [torch.OutOfMemoryError("CUDA out of memory"),
+                                 RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_proof_that_the_memory_does_not_hold_says_so(why, monkeypatch):
     """It is no wrong cut: whoever explains may try again with fewer rows."""
     model = iia.wrap(Small(), image_size=16)
 
     def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise why
     monkeypatch.setattr(Segment, "forward", full)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(why), match="memory"):
         model.segment(model.quick, 0, 1)
+
+
+def test_pictures_that_the_memory_does_not_hold_are_not_called_unreadable():
+    class Large(Small):
+        def forward(self, x):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        iia.wrap(Large(), image_size=16)
 
 
 @pytest.mark.parametrize("dtype, near, far", [(torch.float32, 5e-5, 5e-4), (torch.float64, 5e-10, 5e-9)])
