@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# what decides by numbers: comparisons, and what hands numbers to Python
+# what decides by numbers: comparisons, steps, and what hands numbers to Python
 DECIDING = {"gt", "ge", "lt", "le", "eq", "ne", "__eq__", "__ne__", "where", "equal", "allclose", "isclose",
-            "__bool__", "__float__", "__int__", "__index__", "__array__", "item", "tolist", "numpy",
-            "is_nonzero", "nonzero", "unique"}
+            "sign", "floor", "ceil", "round", "heaviside", "bucketize", "argmax", "argmin", "nonzero",
+            "unique", "is_nonzero", "__bool__", "__float__", "__int__", "__index__", "__array__", "item",
+            "tolist", "numpy"}
 
 
 class Recorder(TorchFunctionMode):

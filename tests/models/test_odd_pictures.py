@@ -61,10 +61,19 @@ class OneWayForAll(Small):
         return super().forward(x / 255 if x.max() > 2.5 else x)
 
 
-def test_rows_of_one_batch_that_take_one_branch_are_run_one_by_one():
+class OneStepForAll(Small):
+    """The same without a comparison."""
+
+    def forward(self, x):
+        bright = torch.sign(x.max() - 2.5).add(1) / 2
+        return super().forward(x * (1 - bright) + x / 255 * bright)
+
+
+@pytest.mark.parametrize("kind", [OneWayForAll, OneStepForAll])
+def test_rows_of_one_batch_that_take_one_branch_are_run_one_by_one(kind):
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(7))
     x = torch.stack([x[0].sigmoid(), 255 * x[1].sigmoid()])
-    network = random_weights(OneWayForAll())
+    network = random_weights(kind())
     for operation in ("iia", "gradcam"):
         found = iia.explain(network, x, 1, operation, layer="conv2", steps=2)
         for row, maps in zip(x.split(1), found):
