@@ -45,7 +45,7 @@ TYPES = {       # what a flag of each type takes, and how its text becomes a val
 # Settings that take names in small letters, which may be given in any case.
 ANY_CASE = {"model_name", "fallback_model_name", "operations", "definition", "device", "precision",
             "chosen_dataset", "explained_class", "quadrature", "baseline", "protocol", "tables", "networks"}
-LISTS = {"operations", "tables", "networks"}
+LISTS = {"operations", "tables", "networks", "figures"}
 
 
 class Settings(SimpleNamespace):

@@ -59,3 +59,8 @@ def test_a_script_without_flags(script):
 
 def test_every_script_is_among_them():
     assert {path.stem for path in ROOT.glob("*.py")} == WANTED.keys()
+
+
+def test_figures_at_the_top_may_be_written_as_their_flag():
+    script = runpy.run_path(str(ROOT / "explanation_tests_cnn.py"))
+    assert from_flags(script | {"figures": "POS,NEG"}, []).figures == ["POS", "NEG"]
