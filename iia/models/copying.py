@@ -184,7 +184,10 @@ def restore(before: list[tuple[dict, dict]]) -> None:
 
 @contextlib.contextmanager
 def left_alone(network: nn.Module) -> Iterator[None]:
-    """Behind the block, the network's attributes, lists and buffers are what they were (counters, caches)."""
+    """After the block, the network's attributes, lists and buffers are what they were (counters, caches).
+
+    What has not changed is not touched, since another thread may be using the network.
+    """
     held = [part for module in network.modules() for part in (vars(module), *vars(module).values())
             if isinstance(part, (dict, list))]
     before = [(part, copy.copy(part)) for part in held]
@@ -197,9 +200,11 @@ def left_alone(network: nn.Module) -> Iterator[None]:
             if isinstance(part, list):
                 part[:] = old
                 continue
-            for key in [key for key in part if key not in old]:
+            for key in part.keys() - old.keys():
                 del part[key]
-            part.update({key: value for key, value in old.items() if part.get(key, held) is not value})
+            for key, value in old.items():
+                if key not in part or part[key] is not value:
+                    part[key] = value
         for tensor, version, old in tensors:
             if tensor._version != version:
                 tensor.copy_(old)
