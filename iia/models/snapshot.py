@@ -72,7 +72,7 @@ class Snapshot(nn.Module):
                             "[1, classes]; wrap it in a module that returns these.")
         self.odd = torch.zeros_like(self.probe[:1])
         mixed = difference(torch.cat([self.logits[:1], logits]), self.logits) > TOLERANCE
-        if self.alone or mixed or (decides and self.decides_for_all()):
+        if (decides and self.decides_for_all()) or mixed or self.alone:        # the first notes `odd`, too
             self.alone = True
             self.logits = self.turned(self.probe)
             if difference(self.logits[1:], logits) > TOLERANCE:

@@ -111,6 +111,19 @@ def test_side_paths_of_bright_pictures_and_rows_in_another_order(kind):
         iia.wrap(random_weights(kind()), image_size=16)
 
 
+class BrightPathsOfMixedRows(BrightPaths):
+    """Its batch norm without statistics mixes rows, whatever they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Sequential(self.conv1, nn.BatchNorm2d(8, track_running_stats=False))
+
+
+def test_side_paths_of_a_network_whose_rows_run_alone_anyway():
+    with pytest.raises(iia.UserError, match="cannot be cut"):
+        iia.wrap(random_weights(BrightPathsOfMixedRows()), image_size=16)
+
+
 def test_a_batch_norm_that_does_more_to_strong_pictures_is_not_folded():
     class Guarded(nn.BatchNorm2d):
         def forward(self, x):
