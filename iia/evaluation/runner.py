@@ -77,12 +77,11 @@ class Run:
         self.rank, self.size, self.skips = rank(), world_size(), Skips()
         sweep(whole)
         write_json(self.folder / "settings.json", self.record)
+        self.begun = (self.folder / "settings.json").stat().st_mtime_ns     # by the clock of the disk
         self.claims = Claims(self.folder / ".claims")           # of those that make the same table
         self.seconds, self.seen = 0.0, []            # how long this process has computed; the rows so far
         for k in range(len(self.batches)):
             self.seen += self.kept_rows(k)
-
-    # --------------------------------------------------------------------- rows on disk
 
     def file(self, k: int) -> Path:
         """Where the rows of batch k are."""
@@ -123,8 +122,6 @@ class Run:
         """Let the batches of these pictures be computed again."""
         for k in {index // self.batches.size for index in indices}:
             self.file(k).unlink(missing_ok=True)
-
-    # -------------------------------------------------------------------------- computing
 
     def complete(self, score: Callable[[Batch], Iterable[Row]], title: str = "",
                  headline: Callable[[pd.DataFrame], dict[str, float]] = lambda rows: {},
@@ -190,8 +187,6 @@ class Run:
                 self.skips.add(skip_message(row))
         self.seen += rows
 
-    # ------------------------------------------------------------------------------ table
-
     def table(self) -> pd.DataFrame | None:
         """The table of all rows, as `complete` returns it."""
         saved = [self.saved(k) for k in range(len(self.batches))]
@@ -200,7 +195,7 @@ class Run:
                   "then makes the table. If none is running, start the same command again.", file=sys.stderr)
             return None
         idle = self.rank > 0 and not self.seconds               # then the first process finds all there, too
-        if self.size > 1 and (idle or not self.claims.take(TABLE)):
+        if self.size > 1 and (idle or not self.claims.take(TABLE) or self.made_meanwhile()):
             return None
         begun_with = [batch["versions"] for batch in saved if batch["versions"] != versions()]
         self.record |= {"begun with versions": begun_with[0]} if begun_with else {}
@@ -209,6 +204,11 @@ class Run:
             raise UserError(f"none of the {len(self.batches.ids)} pictures could be used; the first: "
                             f"{skip_message(rows[0])}")
         return frame(rows, self.columns)
+
+    def made_meanwhile(self) -> bool:
+        """Whether another process, which may have ended, has made the table since this run began."""
+        summary = self.folder / "summary.json"
+        return summary.exists() and summary.stat().st_mtime_ns > self.begun
 
     def write(self, rows: pd.DataFrame, metrics: Metrics, **more: object) -> dict:
         """Write per_image.csv and summary.json. Return what the summary holds, with the "folder" and the

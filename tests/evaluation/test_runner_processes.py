@@ -53,6 +53,20 @@ def test_what_a_dead_process_leaves_is_done_by_the_others(tmp_path, undisturbed)
     assert files(whole(folder)) == undisturbed and scored(folder, 0)[1]["3"] == 1
 
 
+def test_a_table_that_another_process_has_made_meanwhile_is_left(tmp_path, undisturbed, monkeypatch):
+    """The other has ended already, so that nobody claims the table any more."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    folder, table = tmp_path / "run", runner.Run.table
+
+    def late(run):
+        monkeypatch.setattr(runner.Run, "table", table)
+        assert codes(start(folder)) == [0]                        # which finds all batches done
+        return table(run)
+    monkeypatch.setattr(runner.Run, "table", late)
+    assert evaluate(folder) is None and files(whole(folder)) == undisturbed
+    assert evaluate(folder) is not None                           # a later start says again what there is
+
+
 def test_the_same_command_twice_at_once_shares_the_work(tmp_path, undisturbed):
     folder = tmp_path / "run"
     processes = [process for name in "ab" for process in start(folder, slow=0.05, name=name)]
