@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..options import IIAOptions
 from ..errors import UserError
 from ..integration import chunks
-from ..models.find_attention import tokens_into
 from ..models.proof import same
+from ..models.token_order import tokens_into
 from ..models.vit import ViT
 from ..vit_attribution import gradient_rollout, plain_run
 

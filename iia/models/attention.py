@@ -11,9 +11,8 @@ from torch.utils._pytree import tree_map
 
 from ..errors import UserError, lacks_memory
 from .calls import Left, answering
-from .find_attention import by_heads
 from .proof import same
-from .recorder import Recorder
+from .recorder import Recorder, by_heads
 from .snapshot import Snapshot
 
 

@@ -9,22 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .calls import Left, answering, first_tensor
+from .calls import answering, first_tensor
 from .proof import same
-from .recorder import Recorder
+from .recorder import Recorder, by_heads
 from .snapshot import Snapshot
+from .token_order import in_order, in_place
 
 PREFIX = 32      # the most tokens before the patches: of classes, of distillation, registers
 
 
 class NotAViT(UserError):
     """The network has no attention over patches that can be recorded and replaced; perhaps it is a CNN."""
-
-
-def by_heads(A: Tensor, pictures: int) -> Tensor | None:
-    """An attention matrix as [B, heads, N, N]; None where it is not between all tokens of each picture."""
-    per_picture = len(A) == pictures or A.ndim == 3 and len(A) % pictures == 0
-    return A.reshape(pictures, -1, *A.shape[-2:]) if per_picture and A.shape[-1] == A.shape[-2] else None
 
 
 @dataclass
@@ -43,10 +38,10 @@ class Found:
 
 @dataclass
 class Matrix:
-    """An attention matrix, [B, heads, N, N] or None, and the modules around it with what they read;
-    whether it depends on one before it."""
+    """An attention matrix, [B, heads, N, N] or None, and the modules around it with what they read and, where
+    that may be tokens, a copy of it; whether it depends on one before it."""
     A: Tensor | None
-    around: list[tuple[nn.Module, Tensor | None]]
+    around: list[tuple[nn.Module, Tensor | None, Tensor | None]]
     follows: bool
 
 
@@ -73,7 +68,7 @@ def find(whole: Snapshot) -> Found:
     def see(A: Tensor) -> Tensor:
         matrix = by_heads(A, len(x))
         matrix = matrix if matrix is None else matrix.detach().requires_grad_()
-        calls.append(Matrix(matrix, list(around), A.requires_grad))
+        calls.append(Matrix(matrix, [(*each, tokens_copied(each[1])) for each in around], A.requires_grad))
         return A if matrix is None else matrix.reshape(A.shape)
 
     answers = {module: partial(inside, module) for module in whole.network.modules()}
@@ -101,7 +96,17 @@ def find(whole: Snapshot) -> Found:
     rows = torch.cat(torch.autograd.grad((logits * weights).sum(), ends), 1).abs().amax((0, 1, 3))
     heads = [sum(call.A.shape[1] for call, own in zip(calls, block_of) if own == block)
              for block in range(len(blocks))]
-    return Found(blocks, block_of, heads, grid, (rows > 0).tolist())
+    found = Found(blocks, block_of, heads, grid, (rows > 0).tolist())
+    reads = [next(copy for module, _, copy in calls[block_of.index(k)].around if module is block)
+             for k, block in enumerate(blocks)]
+    if not in_order(whole, blocks, reads, [call.A.detach() for call in calls], grid):
+        raise NotAViT(f"{whole.name} has its tokens in another order in some of its blocks")
+    return found
+
+
+def tokens_copied(read: Tensor | None) -> Tensor | None:
+    """A copy, since a block may write to what it reads."""
+    return read.detach().clone() if read is not None and read.ndim == 3 else None
 
 
 def blocks_of(calls: list[Matrix], tokens: int) -> tuple[list[nn.Module], list[int]]:
@@ -110,17 +115,17 @@ def blocks_of(calls: list[Matrix], tokens: int) -> tuple[list[nn.Module], list[i
     Those that read the very same tensor are parallel: one block. There are no blocks where a module attends
     twice, or reads no tokens [B, N, D] or [N, B, D].
     """
-    held = [module for call in calls for module, _ in call.around]
+    held = [module for call in calls for module, *_ in call.around]
     block_of, before, blocks = [], None, []
     for call in calls:
-        own = next(((module, read) for module, read in call.around if held.count(module) == 1), None)
+        own = next(((module, read) for module, read, _ in call.around if held.count(module) == 1), None)
         if own is None or own[1] is None or own[1].ndim != 3 or tokens not in own[1].shape[:2]:
             return [], []
         block_of.append(block_of[-1] + (own[1] is not before) if block_of else 0)
         before = own[1]
     for block in range(block_of[-1] + 1):
         size, call = block_of.count(block), calls[block_of.index(block)]
-        blocks.append(next((module for module, _ in call.around if held.count(module) == size), None))
+        blocks.append(next((module for module, *_ in call.around if held.count(module) == size), None))
     return ([], []) if None in blocks else (blocks, block_of)
 
 
@@ -136,30 +141,3 @@ def grid_of(tokens: int, grids: list[tuple[int, int]], size: tuple[int, int]) ->
                 grids = [(h, w), *grids]
             break
     return next(((h, w) for h, w in reversed(grids) if 0 <= tokens - h * w <= PREFIX and h * w > 1), None)
-
-
-@torch.no_grad()
-def in_place(whole: Snapshot, first: nn.Module, tokens: int, grid: tuple[int, int]) -> bool:
-    """Whether a change of a cell of the picture changes its own patch most, of what the first block reads."""
-    (h, w), (H, W) = grid, whole.probe.shape[-2:]
-    cells = [(0, w - 1), (h - 1, 0), (h // 2, w // 3), (h // 3, w // 2)]
-    x = whole.probe[:1].repeat(1 + len(cells), 1, 1, 1)
-    for picture, (i, j) in zip(x[1:], cells):
-        picture[:, i * H // h:(i + 1) * H // h, j * W // w:(j + 1) * W // w].mul_(-2).add_(1)
-    read = [tokens_into(whole, first, rows) for rows in x.split(1 if whole.alone else len(x))]
-    read = torch.cat([part if part.shape[1] == tokens else part.transpose(0, 1) for part in read])
-    change = (read[1:] - read[:1])[:, -h * w:].abs().sum(2)                            # [cells, patches]
-    told = [row.argmax() == i * w + j for row, (i, j) in zip(change, cells) if row.any()]
-    return sum(told) >= len(told) - 1
-
-
-def tokens_into(whole: Snapshot, block: nn.Module, x: Tensor) -> Tensor:
-    """What the block reads, [B, N, D] or [N, B, D]: the network runs until it comes there."""
-    def leave(call: Callable, *args: object, **kwargs: object) -> None:
-        raise Left(first_tensor((*args, *kwargs.values())))
-
-    with answering({block: leave}):
-        try:
-            return whole(x)
-        except Left as left:
-            return left.args[0]

@@ -65,3 +65,9 @@ class Recorder(TorchFunctionMode):
 written_out = types.FunctionType(F.multi_head_attention_forward.__code__,
                                  vars(F) | {"has_torch_function": lambda _: False},
                                  argdefs=F.multi_head_attention_forward.__defaults__)
+
+
+def by_heads(A: Tensor, pictures: int) -> Tensor | None:
+    """An attention matrix as [B, heads, N, N]; None where it is not between all tokens of each picture."""
+    per_picture = len(A) == pictures or A.ndim == 3 and len(A) % pictures == 0
+    return A.reshape(pictures, -1, *A.shape[-2:]) if per_picture and A.shape[-1] == A.shape[-2] else None

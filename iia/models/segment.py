@@ -90,6 +90,20 @@ def skippable(own: Call, calls: list[Call]) -> list[Call]:
     return [call for call in calls if call.end <= own.end and call.parent in around]
 
 
+def passing(whole: Snapshot, layer: Layer | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures x at a layer (None: themselves), [N, C, h, w], and their logits, by one pass."""
+    seen: list[Tensor] = []
+
+    def see(call: Callable, *args: object, **kwargs: object) -> object:
+        output = call(*args, **kwargs)
+        seen.append(layer.to_grid(output, x.shape[-2] / x.shape[-1]).clone())
+        return output
+
+    with answering({whole.network.get_submodule(layer.name): see} if layer else {}):
+        logits = whole(x)
+    return torch.cat(seen[layer.call - 1::layer.call]) if layer else x, logits
+
+
 @torch.no_grad()
 def by_rows_of(tail: nn.Sequential, head: str, u: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The classes' logits (u, y) -> f_y [N] by their rows of the last linear layer, named `head`.
