@@ -74,7 +74,8 @@ def explain_pics(model: Model, settings: Settings) -> int:
         print("seconds a picture:", ", ".join(f"{operation} {total / panels.written:.2g}"
                                               for operation, total in seconds.items()))
     counts = {"degenerate maps": panels.degenerate, "skipped": len(skips)}
-    print("; ".join([f"{panels.written} panels in {settings.results_dir}/, explained with {model.label}",
+    what = f"{panels.written} panel{'s' * (panels.written != 1)}"
+    print("; ".join([f"{what} in {settings.results_dir}/, explained with {model.label}",
                      *(f"{count} {name}" for name, count in counts.items() if count)]))
     return int(len(skips) > 0)
 

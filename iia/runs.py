@@ -44,8 +44,9 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()            # "meta" has no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as why:
-        raise UserError(f'device {name!r} cannot be used here ({first_line(why)}). Allowed: "auto", "cuda", '
-                        '"cuda:1", "mps", "cpu".') from why
+        said = first_line(why).partition(". ")[0]
+        raise UserError(f'device {name!r} cannot be used here ({said}). Allowed: "auto", "cuda", "cuda:1", '
+                        '"mps", "cpu".') from why
     return device
 
 

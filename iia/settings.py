@@ -48,9 +48,21 @@ ANY_CASE = {"model_name", "fallback_model_name", "operations", "definition", "de
 LISTS = {"operations", "tables", "networks", "figures"}
 
 
+class NoSetting(UserError, AttributeError):
+    """A script lacks a variable that is read."""
+
+
 class Settings(SimpleNamespace):
-    """The settings of one run as attributes; `given` has the names of those that came as flags."""
+    """The settings of one run as attributes; `given` has the names of those that came as flags.
+
+    Raises:
+        NoSetting: of one that is read and that the script does not have.
+    """
     given: frozenset[str] = frozenset()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NoSetting(f"the script has no setting {name} at its top.{did_you_mean(name, vars(self))} "
+                        "Give it its name back.")
 
     def values(self) -> dict[str, object]:
         """The settings by name, to be saved beside the results."""

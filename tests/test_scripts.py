@@ -50,7 +50,7 @@ def test_cnn_panels_maps_and_masks(folder):
     done = subprocess.run([sys.executable, scripts.ROOT / "cnn_saliency_map_generator.py", *COMMON, *flags],
                           cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 panels in qualitive_results/" in done.stdout
+    assert "1 panel in qualitive_results/" in done.stdout
     panel = Image.open(folder / "qualitive_results/efficientnet_lite0_Egyptian_cat_chelsea.png")
     assert panel.width > 2 * panel.height
     heat = np.load(folder / "heatmaps/chelsea_iia_efficientnet_lite0.npy")
@@ -73,7 +73,7 @@ def test_what_cannot_be_used_is_named_and_counted(folder, capsys):
     for said in ("pics.txt:1: pictures/absent.png is missing", "pics.txt:2: class 'feline'",
                  "pics.txt:3: pictures/broken.png cannot be decoded"):
         assert said in done.err
-    assert "1 panels" in done.out and "3 skipped" in done.out
+    assert "1 panel in" in done.out and "3 skipped" in done.out
 
 
 def test_the_default_network_falls_back_but_a_named_one_does_not(folder, no_weights, capsys):

@@ -1,5 +1,6 @@
 """A script's variables as flags."""
 
+import copy
 import os
 import runpy
 import subprocess
@@ -56,6 +57,13 @@ def test_defaults_are_the_scripts_values(script):
 
 def test_a_list_at_the_top_may_be_written_as_its_flag(script):
     assert from_flags(script | {"operations": "IIA, gradcam"}, []).operations == ["iia", "gradcam"]
+
+
+def test_a_setting_that_was_renamed_is_named(script):
+    found = from_flags(script, [])
+    with pytest.raises(UserError, match="no setting operation at its top. Did you mean 'operations'?"):
+        found.operation
+    assert getattr(found, "absent", 7) == 7 and copy.deepcopy(found) == found
 
 
 @pytest.mark.parametrize("name, value, said", [

@@ -60,6 +60,14 @@ def test_an_unknown_name_brings_its_nearest(name, near):
         build(name)
 
 
+@pytest.mark.parametrize("name, said", [
+    ("mine.pth", "'mine.pth' is a file; .*weights_path"), (None, "a text, not by NoneType"),
+    (torch.nn.Linear(2, 3), "a text, not by Linear; one of your own is explained by iia.wrap")])
+def test_what_is_no_name_is_told_where_it_goes(name, said):
+    with pytest.raises(iia.UserError, match=said):
+        load_model(name)
+
+
 def test_what_a_network_does_not_allow_is_one_sentence():
     with pytest.raises(iia.UserError, match="maxvit_t cannot be built so .*image_size"):
         build("maxvit_t", image_size=(100, 100))
