@@ -155,17 +155,7 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
             with rephrased(f"{name} is in half precision and does not run in float32",
                            "; give network.float()."):
                 logits = whole.turned(probe)
-        if logits.ndim != 2 or not logits.is_floating_point():
-            raise UserError(f"{name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
-                            "pictures, no logits [N, classes]; wrap it in a module that returns these.")
-        if not torch.isfinite(logits).all():
-            broken = next((key for key, value in network.state_dict().items()
-                           if value.is_floating_point() and not torch.isfinite(value).all()), None)
-            why = f"its {broken} is not finite" if broken else "nothing can be proven of it"
-            raise UserError(f"{name} answers random pictures with NaN or infinity; {why}.")
-        if torch.equal(logits[:1], logits[1:]) and torch.equal(whole(-probe), logits):
-            raise UserError(f"{name} answers all of four random pictures with the very same logits: nothing "
-                            "in a picture matters. An untrained network may have a last layer of zeros.")
+        check_logits(network, whole, probe, logits)
         tolerance = HALF_TOLERANCE if half else TOLERANCE
         if difference(logits, own) > tolerance:                     # perhaps a row's place matters
             whole.alone, logits = True, logits_of(whole.network(probe.clone()))
@@ -176,6 +166,22 @@ def take(network: nn.Module, shapes: list[tuple[int, int, int]],
         whole.probe, whole.logits = probe, logits if half else own
         whole.look()
     return whole
+
+
+def check_logits(network: nn.Module, whole: Snapshot, probe: Tensor, logits: Tensor) -> None:
+    """Raise UserError where what the network answers to the probe is no logits, is not finite, or is the same
+    for every picture."""
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise UserError(f"{whole.name} returns {list(logits.shape)} of {logits.dtype} for {len(probe)} "
+                        "pictures, no logits [N, classes]; wrap it in a module that returns these.")
+    if not torch.isfinite(logits).all():
+        broken = next((key for key, value in network.state_dict().items()
+                       if value.is_floating_point() and not torch.isfinite(value).all()), None)
+        why = f"its {broken} is not finite" if broken else "nothing can be proven of it"
+        raise UserError(f"{whole.name} answers random pictures with NaN or infinity; {why}.")
+    if torch.equal(logits[:1], logits[1:]) and torch.equal(whole(-probe), logits):
+        raise UserError(f"{whole.name} answers all of four random pictures with the very same logits: nothing "
+                        "in a picture matters. An untrained network may have a last layer of zeros.")
 
 
 def first_pass(whole: Snapshot, shapes: list, like: Tensor,

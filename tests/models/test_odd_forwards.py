@@ -93,6 +93,17 @@ def test_outputs_with_logits():
         iia.explain(Pair(resnet()), picture(), 3, steps=1)
 
 
+@pytest.mark.parametrize("end, said", [
+    (lambda u: u.argmax(1, keepdim=True), "of torch.int64 for 2 pictures, no logits"),
+    (lambda u: u[:, 0], "of torch.float64 for 2 pictures, no logits"),
+    (lambda u: u[:, :, None], "of torch.float64 for 2 pictures, no logits")], ids=["class", "column", "map"])
+def test_outputs_that_are_no_logits(end, said):
+    network = resnet()
+    network.register_forward_hook(lambda module, inputs, output: end(output))
+    with refused(said):
+        iia.wrap(network, image_size=64)
+
+
 def test_a_layer_that_is_passed_by_is_no_cut():
     with refused("layer4|layer"):
         iia.explain(resnet(TwoPictures), picture(), 3, layer="layer4", steps=1)

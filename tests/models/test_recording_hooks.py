@@ -161,3 +161,17 @@ def test_a_hook_that_acts_on_pictures_of_another_kind_is_no_recorder(acts):
     assert len(model.network._forward_pre_hooks) == 1
     x = picture(96)
     torch.testing.assert_close(model.sized((3, 96, 96))(x), network(x))
+
+
+def test_a_hook_that_writes_behind_autograds_back_stays():
+    """It returns nothing, and `.data` counts no version."""
+    network, x = resnet(), picture()
+
+    def halve(module, inputs, output):
+        output.data.mul_(0.5)
+
+    plain = iia.wrap(network, image_size=64)(x)
+    network.layer3.register_forward_hook(halve)
+    model = iia.wrap(network, image_size=64)
+    torch.testing.assert_close(model(x), network.eval()(x))
+    assert differ(model(x), plain)
