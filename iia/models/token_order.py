@@ -57,35 +57,26 @@ def in_order(whole: Snapshot, blocks: list[nn.Module], reads: list[Tensor], matr
             attention, [B, heads, N, N].
     """
     tokens, patches = matrices[0].shape[-1], grid[0] * grid[1]
-    reads = [batch_first(read, tokens)[-1] for read in reads]
+    reads, matrices = [batch_first(read, tokens)[-1] for read in reads], [A[-1] for A in matrices]
     few, passes = max(1, patches // 16), max(1, 256 // patches)
     some, hits = torch.randperm(patches, generator=torch.Generator().manual_seed(0)), []
     for turned in (some + tokens - patches).split(few)[:passes]:
-        reads_then, matrices_then = with_negated(whole, blocks, reads, turned)
-        pairs = [*zip(reads[1:], reads_then[1:], strict=True),
-                 *([over_others(A[-1], turned) for A in pair]
-                   for pair in zip(matrices, matrices_then[:len(matrices)], strict=True))]
-        changes = torch.stack([(after - before).abs().sum(1)[-patches:] for before, after in pairs])
+        changes = torch.stack(changes_of(whole, blocks, reads, matrices, turned))[:, -patches:]
         most = changes.topk(few).indices.cpu() + tokens - patches
-        hits.append(torch.isin(most, turned).float().mean(1))         # of each pair
+        hits.append(torch.isin(most, turned).float().mean(1))         # of each block's reading or attention
     return bool((torch.stack(hits).mean(0) >= 0.75).all())
 
 
-def over_others(A: Tensor, turned: Tensor) -> Tensor:
-    """Each token's attention over all but the tokens turned: [heads, N, N] -> [N, heads * others]."""
-    kept = A[..., ~torch.isin(torch.arange(A.shape[-1]), turned)]
-    return (kept / kept.sum(-1, keepdim=True).clamp(min=1e-30)).transpose(0, 1).flatten(1)
-
-
-def with_negated(whole: Snapshot, blocks: list[nn.Module], reads: list[Tensor],
-                 turned: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """What every block would read, [N, D], and its attention [1, heads, N, N], in a pass of one picture where
-    each is given `reads` instead, with the tokens `turned` negated."""
-    would_read, matrices, tokens = [], [], len(reads[0])
+def changes_of(whole: Snapshot, blocks: list[nn.Module], reads: list[Tensor], matrices: list[Tensor],
+               turned: Tensor) -> list[Tensor]:
+    """How much each token [N] of every attention, and of what every block but the first reads, changes where
+    each block is given `reads` [N, D] with the tokens `turned` negated."""
+    changes, left, tokens = [], list(matrices), len(reads[0])
 
     def give(number: int, call: Callable, *args: object, **kwargs: object) -> object:
         own = first_tensor((*args, *kwargs.values()))
-        would_read.append(batch_first(own, tokens)[0].clone())
+        if number:
+            changes.append((batch_first(own, tokens)[0] - reads[number]).abs().sum(1))
         given = own.clone()
         batch_first(given, tokens)[0] = reads[number]
         batch_first(given, tokens)[0, turned] *= -1
@@ -94,10 +85,17 @@ def with_negated(whole: Snapshot, blocks: list[nn.Module], reads: list[Tensor],
 
     def see(A: Tensor) -> Tensor:
         matrix = by_heads(A, 1)
-        if matrix is not None and matrix.shape[-1] == tokens:
-            matrices.append(matrix.clone())
+        if left and matrix is not None and matrix.shape[-1] == tokens:
+            change = over_others(matrix[0], turned) - over_others(left.pop(0), turned)
+            changes.append(change.abs().sum((0, 2)))
         return A
 
     with Recorder(see), answering({block: partial(give, k) for k, block in enumerate(blocks)}):
         whole(whole.probe[-1:])
-    return would_read, matrices
+    return changes
+
+
+def over_others(A: Tensor, turned: Tensor) -> Tensor:
+    """Each token's attention [heads, N, N] over all but the tokens turned, [heads, N, others]."""
+    kept = A[..., ~torch.isin(torch.arange(A.shape[-1]), turned)]
+    return kept / kept.sum(-1, keepdim=True).clamp(min=1e-30)

@@ -68,4 +68,4 @@ def test_attention_over_the_others_tells_of_its_own_token_alone():
     other[..., own] *= 7                                      # what all tokens see in token 3
     other = other / other.sum(-1, keepdim=True)
     torch.testing.assert_close(over_others(other, own), over_others(A, own))
-    assert over_others(A, own).shape == (5, 2 * 4)
+    assert over_others(A, own).shape == (2, 5, 4)
