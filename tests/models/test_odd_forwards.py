@@ -163,3 +163,36 @@ def test_attention_in_a_scripted_block_does_not_show():
     network.blocks[1] = torch.jit.trace(network.blocks[1], torch.ones(1, 17, 24))
     with refused("scripted by torch.jit"):
         iia.wrap(network)
+
+
+class ForThree(nn.Module):
+    """Takes another way for three pictures; `how` says which."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.first = how, nn.Conv2d(3, 6, 3, 2, 1)
+        self.layer, self.head = nn.Conv2d(6, 6, 3, 2, 1), nn.Linear(6, 7)
+
+    def forward(self, x):
+        u, three = self.first(x), len(x) == 3
+        u = u[..., ::2, ::2].relu() if three and self.how == "around the layer" else self.layer(u).relu()
+        logits = self.head(u.mean((2, 3)))
+        return logits[:2] if three and self.how == "fewer rows" else logits
+
+
+@pytest.mark.parametrize("how, part", [
+    ("around the layer", "features"), ("around the layer", "tail"), ("fewer rows", "tail")])
+def test_another_way_for_another_number_of_pictures_is_an_error(how, part):
+    model, x = iia.wrap(weights_like(ForThree(how)), image_size=64), picture().expand(3, -1, -1, -1)
+    cut = model.cut("layer")
+    u = model.features(x[:2], cut)[[0, 0, 1]]
+    with refused("takes another way for these 3 pictures"):
+        model.features(x, cut) if part == "features" else model.tail(cut)(u)
+
+
+def test_answers_that_differ_for_a_single_picture_each_time():
+    network = resnet()
+    network.register_forward_hook(
+        lambda module, inputs, logits: logits + torch.randn(7) if len(logits) == 1 else None)
+    with refused("answers a picture differently each time"):
+        iia.wrap(network, image_size=64)
