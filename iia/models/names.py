@@ -55,13 +55,12 @@ def build(name: str, num_classes: int | None = None, in_chans: int | None = None
     Raises:
         UserError: an unknown name, or a network that cannot be built so.
     """
-    if not isinstance(name, str):
-        raise UserError(f"a network is named by a text, not by {type(name).__name__}; one of your own is "
-                        "explained by iia.wrap(network).")
+    if isinstance(name, nn.Module):
+        raise UserError(f"model_name is a network itself ({type(name).__name__}); iia.wrap(network) takes it.")
+    name = ALIASES.get(name, str(name))
     if name.endswith((".pth", ".pt", ".bin", ".safetensors")):
         raise UserError(f"model_name {name!r} is a file; give the network's name, and the file as "
                         "weights_path.")
-    name = ALIASES.get(name, name)
     if in_chans is not None and (type(in_chans) is not int or in_chans < 1):
         raise UserError(f"in_chans is {in_chans!r}; it is a whole number, at least 1.")
     known = TIMM_NAMES.get(name, name.removeprefix("timm/"))

@@ -61,8 +61,8 @@ def test_an_unknown_name_brings_its_nearest(name, near):
 
 
 @pytest.mark.parametrize("name, said", [
-    ("mine.pth", "'mine.pth' is a file; .*weights_path"), (None, "a text, not by NoneType"),
-    (torch.nn.Linear(2, 3), "a text, not by Linear; one of your own is explained by iia.wrap")])
+    ("mine.pth", "'mine.pth' is a file; .*weights_path"),
+    (torch.nn.Linear(2, 3), "a network itself .Linear.; iia.wrap")])
 def test_what_is_no_name_is_told_where_it_goes(name, said):
     with pytest.raises(iia.UserError, match=said):
         load_model(name)
