@@ -56,7 +56,8 @@ def build(name: str, num_classes: int | None = None, in_chans: int | None = None
         UserError: an unknown name, or a network that cannot be built so.
     """
     if isinstance(name, nn.Module):
-        raise UserError(f"model_name is a network itself ({type(name).__name__}); iia.wrap(network) takes it.")
+        raise UserError(f"model_name is a network itself ({type(name).__name__}); iia.wrap(network) takes "
+                        "it.")
     name = ALIASES.get(name, str(name))
     if name.endswith((".pth", ".pt", ".bin", ".safetensors")):
         raise UserError(f"model_name {name!r} is a file; give the network's name, and the file as "

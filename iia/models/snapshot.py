@@ -180,8 +180,8 @@ def check_logits(network: nn.Module, whole: Snapshot, probe: Tensor, logits: Ten
         why = f"its {broken} is not finite" if broken else "nothing can be proven of it"
         raise UserError(f"{whole.name} answers random pictures with NaN or infinity; {why}.")
     if torch.equal(logits[:1], logits[1:]) and torch.equal(whole(-probe), logits):
-        raise UserError(f"{whole.name} answers all of four random pictures with the very same logits: nothing "
-                        "in a picture matters. An untrained network may have a last layer of zeros.")
+        raise UserError(f"{whole.name} answers all of four random pictures with the very same logits: "
+                        "nothing in a picture matters. An untrained network may have a last layer of zeros.")
 
 
 def first_pass(whole: Snapshot, shapes: list, like: Tensor,
