@@ -18,7 +18,7 @@ from .layers import Layer, find_layers
 from .model import Model, Shared, Target, class_or_target
 from .proof import HALF_TOLERANCE, TOLERANCE, difference, each_same, probe_pictures, rough_difference, same
 from .quick import channels_last, half_copy, quick_copy
-from .segment import Segment, by_rows_of, passing
+from .segment import NoGradient, Segment, by_rows_of, has_gradient, passing
 from .snapshot import Snapshot
 from .stages import find_by_name, stages
 
@@ -43,6 +43,8 @@ class CNN(Model):
     def __init__(self, whole: Snapshot, name: str, mean: tuple, std: tuple, precision: str = "fp32",
                  labels: list[str] | None = None) -> None:
         super().__init__(whole, name, mean, std, precision, labels)
+        self.quick = self._proven(lambda: quick_copy(whole)) or whole
+        forget(whole.calls)                                 # before the next pass, which keeps all it sees
         found = find_layers(whole, whole.probe)
         self.layers, self.calls = self._with_large_grids(found.layers), (whole.calls, found.calls)
         self._head = found.head
@@ -57,8 +59,6 @@ class CNN(Model):
             raise OnlyAttention(f"{whole.name} attends, behind {self._stages[-1].name}, over tokens "
                                 "without a grid; cutting before that would not explain the attention")
         whole.attention.clear()
-        self.quick = self._proven(lambda: quick_copy(whole)) or whole
-        forget(whole.calls)
         self.half = HALVES.get(precision)
         self.in_half = half_copy(self.quick, self.half) if self.half else None
         self._segments: dict[tuple, nn.Module] = {}
@@ -167,12 +167,14 @@ class CNN(Model):
                                     for rows in (slice(None), slice(1, None)))
                         if right and first and last is None:
                             right = each_same(made(v), at_odd, wanted, off, tolerance)
-                    if right:
+                    if right and (last or has_gradient(made, u)):
                         return made
                 except Exception as error:  # whatever a network does with zeros, or without a folded layer
                     if lacks_memory(error):
                         raise
                     why = error
+        if isinstance(why, NoGradient):
+            raise why
         said = f" ({first_line(why)})" if why else ""
         raise UserError(f"{self.name} cannot be cut at {(first or last).name}: what follows does not depend "
                         f"on this layer alone{said}. Give another layer.") from why

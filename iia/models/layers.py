@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, first_line
+from ..errors import UserError
 from .calls import Call, answering, first_tensor, forget, trace
 from .proof import TOLERANCE, difference
 from .snapshot import Snapshot
@@ -69,15 +69,11 @@ def find_layers(whole: Snapshot, x: Tensor) -> Traced:
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         logits, calls = trace(whole.network, x)            # all rows at once, even where they mix
-        try:
-            torch.autograd.grad(logits.sum(), x, retain_graph=True)
-            nodes = dominators(logits.grad_fn, torch.autograd.graph.get_gradient_edge(x).node)
-        except (RuntimeError, NotImplementedError) as why:
-            nodes, said = [], first_line(why)
+        picture = torch.autograd.graph.get_gradient_edge(x).node
+    nodes = dominators(logits.grad_fn, picture) if logits.requires_grad else []
     if not nodes:
-        raise UserError(f"{whole.name} has no gradient from its logits to its pictures ({said}); give a "
-                        "network in floating point that does not detach or overwrite what its gradient "
-                        "needs.")
+        raise UserError(f"{whole.name} has no gradient from its logits to its pictures; give a network in "
+                        "floating point that does not detach what its gradient needs.")
     is_probe = x.shape == whole.probe.shape and not whole.alone
     if is_probe and difference(logits.detach(), whole.logits) > TOLERANCE:
         raise UserError(f"{whole.name} answers otherwise when gradients are computed, or differently each "
@@ -147,7 +143,10 @@ def near_spots(u: Tensor, spots: list[tuple[int, int]]) -> bool:
 
 
 def dominators(last: object, picture: object) -> list:
-    """The nodes of autograd's graph through which everything goes, from the node `picture` to `last`."""
+    """The nodes of autograd's graph through which everything goes, from the node `picture` to `last`.
+
+    There are none where an operation on the way has no derivative, as those of int8 have not.
+    """
     order, done, stack = [], set(), [(last, False)]
     while stack:                              # nodes after those that they need
         node, ready = stack.pop()
@@ -162,6 +161,8 @@ def dominators(last: object, picture: object) -> list:
         if any(needed in behind for needed, _ in node.next_functions):
             behind.add(node)
     order = [node for node in reversed(order) if node in behind]      # from the logits to the picture
+    if any("NotImplemented" in node.name() for node in order):
+        return []
     place, found, reach = {node: number for number, node in enumerate(order)}, [], 0
     for number, node in enumerate(order):
         if reach <= number:                   # nothing in front of it reads anything behind it

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, first_line, lacks_memory
 from .calls import Call, Left, answering, logits_of, with_first
 from .layers import Layer
 from .proof import same
@@ -102,6 +102,26 @@ def passing(whole: Snapshot, layer: Layer | None, x: Tensor) -> tuple[Tensor, Te
     with answering({whole.network.get_submodule(layer.name): see} if layer else {}):
         logits = whole(x)
     return torch.cat(seen[layer.call - 1::layer.call]) if layer else x, logits
+
+
+class NoGradient(UserError):
+    """A network's logits have no gradient with respect to a layer."""
+
+
+@torch.enable_grad()
+def has_gradient(tail: Segment, u: Tensor) -> bool:
+    """True where the logits have a gradient at u; NoGradient where they have none."""
+    u = u.detach().requires_grad_()
+    try:
+        torch.autograd.grad(tail(u).sum(), u)
+    except (RuntimeError, NotImplementedError) as why:
+        if lacks_memory(why):
+            raise
+        raise NoGradient(f"{tail.whole.name} has no gradient from its logits to "
+                         f"{tail.start.name if tail.start else 'its pictures'} ({first_line(why)}); give a "
+                         "network in floating point that does not detach or overwrite what its gradient "
+                         "needs.") from why
+    return True
 
 
 @torch.no_grad()
