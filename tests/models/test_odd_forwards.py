@@ -196,3 +196,32 @@ def test_answers_that_differ_for_a_single_picture_each_time():
         lambda module, inputs, logits: logits + torch.randn(7) if len(logits) == 1 else None)
     with refused("answers a picture differently each time"):
         iia.wrap(network, image_size=64)
+
+
+def test_a_front_that_overwrites_what_its_gradient_needs_is_no_hindrance():
+    def overwriting(module, inputs, output):
+        u = output.tanh()
+        v = u + 0
+        u.mul_(2)                                         # of which tanh's gradient is made
+        return v
+
+    network, x = resnet(), picture()
+    network.layer1.register_forward_hook(overwriting)
+    check(network, x, 3, operations=("iia", "iia-triple"))
+    with refused("no gradient from its logits to conv1 .*give a network"):
+        iia.explain(network, x, 3, layer="conv1")
+
+
+@pytest.mark.filterwarnings("ignore")                     # of torch's, that its quantisation moves
+def test_an_operation_without_a_derivative_anywhere_on_the_way_is_refused():
+    """torch would take its gradient for 0, and warn."""
+    side = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(64, 7)), dtype=torch.qint8)
+    network = resnet().float()
+    network.side = side
+
+    def beside(module, inputs, output):
+        return output + network.side(inputs[0])
+
+    network.fc.register_forward_hook(beside)
+    with refused("no gradient from its logits to its pictures"):
+        iia.wrap(network, image_size=64)
