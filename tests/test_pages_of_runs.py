@@ -229,6 +229,7 @@ def test_a_table_says_how_far_maps_are_from_their_limit(toy, capsys):
     _, wanted = iia.explain(toy, x, [2, 5, 1], "iia", steps=2, return_error=True)
     rows = pd.read_csv(folder / "per_image.csv").set_index("operation")["distance"]
     assert rows["iia"].tolist() == pytest.approx(wanted.tolist(), abs=1e-4) and rows["random"].isna().all()
+    assert [run_map(folder, 0, name).exists() for name in ("random", "iia")] == [True, False]    # no new map
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["distance"] == {"iia": pytest.approx(wanted.mean().item(), abs=1e-4)}
     lines = capsys.readouterr().out.splitlines()

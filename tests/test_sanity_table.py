@@ -127,6 +127,12 @@ def test_a_layer_of_a_number_is_the_same_one_whatever_the_weights(place, monkeyp
     assert seen == {"features.3"}
 
 
+def test_pictures_that_are_too_small_for_ssim_are_an_error(place):
+    small = iia.wrap(toy_vgg(), name="toy", image_size=8)
+    with pytest.raises(UserError, match="reads pictures of 8 x 8 pixels; SSIM takes at least 11"):
+        sanity_table.table(small, chosen(place, FEATURE_LAYER_NUMBER=4))
+
+
 def test_a_network_that_cannot_be_explained_is_skipped_and_named(place, monkeypatch, capsys):
     def overflowing(model, seed):
         for step, network in randomised(model, seed):

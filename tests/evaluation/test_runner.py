@@ -1,6 +1,9 @@
 """The resumable loop: what it writes, shows, skips and forgets."""
 
+import gc
 import json
+import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -39,6 +42,17 @@ def test_the_files_hold_the_rows(tmp_path):
         assert record["identity"]["steps"] == 0 and record["identity"]["pictures together"] == 3
     assert {path.name for path in folder.iterdir()} == {".claims", "batches", "per_image.csv",
                                                         "settings.json", "summary.json"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files")
+def test_a_run_leaves_no_file_open(tmp_path):
+    evaluate(tmp_path)
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        evaluate(tmp_path)
+        gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_finished_run_computes_nothing(tmp_path, undisturbed):
