@@ -54,8 +54,8 @@ def tested(model, settings: Settings) -> dict | None:
     """
     options = explain_options(model, settings)
     if min(model.size) < WINDOW:
-        raise UserError(f"{model.name} reads pictures of {model.size[0]} x {model.size[1]} pixels; SSIM takes "
-                        f"at least {WINDOW} either way.")
+        raise UserError(f"{model.name} reads pictures of {model.size[0]} x {model.size[1]} pixels; SSIM "
+                        f"takes at least {WINDOW} either way.")
     if isinstance(model, CNN):          # a number might mean another layer of other weights
         options["layer"] = model.layer(model.cut(options["layer"])).name
     pics = PicsDataset(settings.pics_file, settings.images_dir, model,
