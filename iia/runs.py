@@ -213,6 +213,17 @@ def world_size() -> int:
     return size
 
 
+def seconds_since_start() -> float:
+    """How long ago this process was started, rather too little than too much; 0 where the system does not
+    say so (Linux does)."""
+    try:
+        began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])     # in ticks
+        since = float(Path("/proc/uptime").read_text().split()[0]) - began / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, since - 0.05)             # both are rounded to a hundredth
+
+
 def _number(variable: str, otherwise: int) -> int:
     text = os.environ.get(variable, str(otherwise))
     try:

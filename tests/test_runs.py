@@ -4,7 +4,9 @@ import errno
 import os
 import stat
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,3 +170,12 @@ def test_a_disk_that_is_full(tmp_path):
     with pytest.raises(UserError, match=said), runs.whole_file(tmp_path / "map.npy"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/uptime").is_file(), reason="the system does not say when a process began")
+def test_how_long_ago_a_process_was_started():
+    code = "import time; time.sleep(0.5); from iia.runs import seconds_since_start as s; print(s())"
+    begun = time.monotonic()
+    said = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                                check=True).stdout)
+    assert 0.4 < said <= time.monotonic() - begun

@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from ..choosing import of_paths
 from ..errors import UserError
-from ..runs import (Skips, computing, pick_device, rank, sweep, versions, whole_file, world_size,
-                    write_json)
+from ..runs import (Skips, computing, pick_device, rank, seconds_since_start, sweep, versions, whole_file,
+                    world_size, write_json)
 from ..settings import Settings
 from .batches import Batch, Batches
 from .claims import Claims
@@ -77,7 +77,8 @@ class Run:
         self.rank, self.size, self.skips = rank(), world_size(), Skips()
         sweep(whole)
         write_json(self.folder / "settings.json", self.record)
-        self.begun = (self.folder / "settings.json").stat().st_mtime_ns     # by the clock of the disk
+        now = (self.folder / "settings.json").stat().st_mtime_ns            # by the clock of the disk
+        self.begun = now - int(1e9 * seconds_since_start())
         self.claims = Claims(self.folder / ".claims")           # of those that make the same table
         self.seconds, self.seen = 0.0, []            # how long this process has computed; the rows so far
         for k in range(len(self.batches)):
@@ -206,7 +207,7 @@ class Run:
         return frame(rows, self.columns)
 
     def made_meanwhile(self) -> bool:
-        """Whether another process, which may have ended, has made the table since this run began."""
+        """Whether another process, which may have ended, has made the table since this one was started."""
         summary = self.folder / "summary.json"
         return summary.exists() and summary.stat().st_mtime_ns > self.begun
 

@@ -63,8 +63,11 @@ def test_a_table_that_another_process_has_made_meanwhile_is_left(tmp_path, undis
         assert codes(start(folder)) == [0]                        # which finds all batches done
         return table(run)
     monkeypatch.setattr(runner.Run, "table", late)
+    monkeypatch.setattr(runner, "seconds_since_start", lambda: 0.0)
     assert evaluate(folder) is None and files(whole(folder)) == undisturbed
     assert evaluate(folder) is not None                           # a later start says again what there is
+    monkeypatch.setattr(runner, "seconds_since_start", lambda: 60.0)
+    assert evaluate(folder) is None           # it was started before, and has only now come to look
 
 
 def test_the_same_command_twice_at_once_shares_the_work(tmp_path, undisturbed):
@@ -105,6 +108,7 @@ def test_an_idle_process_leaves_the_table_to_the_first(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert evaluate(tmp_path / "run") is None
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(runner, "seconds_since_start", lambda: 0.0)
     assert evaluate(tmp_path / "run")["pictures"] == 23
 
 
