@@ -8,8 +8,8 @@ from torch.overrides import _len_torch_function_stack
 import iia
 from iia.methods import VIT_OPERATIONS
 from iia.methods.transformer_attribution import attention_relevance
-from iia.models.token_order import tokens_into
 from iia.models.names import old_vit_small
+from iia.models.token_order import tokens_into
 from iia.options import IIAOptions
 from iia.vit_attribution import plain_run
 

@@ -78,7 +78,7 @@ class Run:
         sweep(whole)
         write_json(self.folder / "settings.json", self.record)
         now = (self.folder / "settings.json").stat().st_mtime_ns            # by the clock of the disk
-        self.begun = now - int(1e9 * seconds_since_start())
+        self.started = now - int(1e9 * seconds_since_start())
         self.claims = Claims(self.folder / ".claims")           # of those that make the same table
         self.seconds, self.seen = 0.0, []            # how long this process has computed; the rows so far
         for k in range(len(self.batches)):
@@ -209,7 +209,7 @@ class Run:
     def made_meanwhile(self) -> bool:
         """Whether another process, which may have ended, has made the table since this one was started."""
         summary = self.folder / "summary.json"
-        return summary.exists() and summary.stat().st_mtime_ns > self.begun
+        return summary.exists() and summary.stat().st_mtime_ns > self.started
 
     def write(self, rows: pd.DataFrame, metrics: Metrics, **more: object) -> dict:
         """Write per_image.csv and summary.json. Return what the summary holds, with the "folder" and the

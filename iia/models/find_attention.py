@@ -91,17 +91,16 @@ def find(whole: Snapshot) -> Found:
     if grid is None or not in_place(whole, blocks[0], tokens, grid):
         raise NotAViT(f"{whole.name} attends between {tokens} tokens that do not lie as the "
                       "picture's patches do")
+    reads = [next(copy for module, _, copy in calls[block_of.index(k)].around if module is block)
+             for k, block in enumerate(blocks)]
+    if not in_order(whole, blocks, reads, [call.A.detach() for call in calls], grid):
+        raise NotAViT(f"{whole.name} has its tokens in another order in some of its blocks")
     ends = [call.A for call, block in zip(calls, block_of) if block == len(blocks) - 1]
     weights = torch.arange(logits.shape[1], device=x.device).cos() + 2    # no sum over classes is constant
     rows = torch.cat(torch.autograd.grad((logits * weights).sum(), ends), 1).abs().amax((0, 1, 3))
     heads = [sum(call.A.shape[1] for call, own in zip(calls, block_of) if own == block)
              for block in range(len(blocks))]
-    found = Found(blocks, block_of, heads, grid, (rows > 0).tolist())
-    reads = [next(copy for module, _, copy in calls[block_of.index(k)].around if module is block)
-             for k, block in enumerate(blocks)]
-    if not in_order(whole, blocks, reads, [call.A.detach() for call in calls], grid):
-        raise NotAViT(f"{whole.name} has its tokens in another order in some of its blocks")
-    return found
+    return Found(blocks, block_of, heads, grid, (rows > 0).tolist())
 
 
 def tokens_copied(read: Tensor | None) -> Tensor | None:

@@ -109,8 +109,8 @@ class NoGradient(UserError):
 
 
 @torch.enable_grad()
-def has_gradient(tail: Segment, u: Tensor) -> bool:
-    """True where the logits have a gradient at u; NoGradient where they have none."""
+def check_gradient(tail: Segment, u: Tensor) -> None:
+    """Raise NoGradient where the logits have no gradient at u."""
     u = u.detach().requires_grad_()
     try:
         torch.autograd.grad(tail(u).sum(), u)
@@ -121,7 +121,6 @@ def has_gradient(tail: Segment, u: Tensor) -> bool:
                          f"{tail.start.name if tail.start else 'its pictures'} ({first_line(why)}); give a "
                          "network in floating point that does not detach or overwrite what its gradient "
                          "needs.") from why
-    return True
 
 
 @torch.no_grad()

@@ -50,7 +50,8 @@ def in_order(whole: Snapshot, blocks: list[nn.Module], reads: list[Tensor], matr
     """Whether every block has its tokens, and its attention, in the order of the first block.
 
     Each block reads some patches negated. Where it keeps the order, their rows of attention over the other
-    tokens change most, and so does what the next block reads of them.
+    tokens change most, and so does what the next block reads of them. Attention that does not change at all,
+    as with queries of zeros, tells nothing.
 
     Args:
         reads, matrices: what each block read in a pass of the probe, [B, N, D] or [N, B, D], and all its
@@ -61,9 +62,13 @@ def in_order(whole: Snapshot, blocks: list[nn.Module], reads: list[Tensor], matr
     few, passes = max(1, patches // 16), max(1, 256 // patches)
     some, hits = torch.randperm(patches, generator=torch.Generator().manual_seed(0)), []
     for turned in (some + tokens - patches).split(few)[:passes]:
-        changes = torch.stack(changes_of(whole, blocks, reads, matrices, turned))[:, -patches:]
-        most = changes.topk(few).indices.cpu() + tokens - patches
-        hits.append(torch.isin(most, turned).float().mean(1))         # of each block's reading or attention
+        changes = changes_of(whole, blocks, reads, matrices, turned)
+        if len(changes) != len(reads) - 1 + len(matrices):
+            return False                          # a block was left out, or its attention did not show
+        changes = torch.stack(changes)[:, -patches:].cpu()
+        most = changes.topk(few).indices + tokens - patches
+        found = torch.isin(most, turned).float().mean(1)              # of each block's reading or attention
+        hits.append(found.masked_fill(~changes.any(1), 1))
     return bool((torch.stack(hits).mean(0) >= 0.75).all())
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import iia
+from iia.models import token_order
 from iia.models.token_order import over_others
 
 from ..conftest import toy_vit
@@ -59,6 +60,20 @@ def test_an_order_that_no_map_depends_on():
     network.blocks[-1].register_forward_hook(
         lambda m, inputs, output: output[:, with_class_token(ORDERS["transposed"])])
     torch.testing.assert_close(iia.explain(network, x, 3), plain, rtol=0, atol=1e-5)
+
+
+def test_attention_that_depends_on_no_token_has_no_order():
+    network = toy_vit()
+    torch.nn.init.zeros_(network.blocks[1].attn.qkv.weight[:48])                    # queries and keys
+    torch.nn.init.zeros_(network.blocks[1].attn.qkv.bias[:48])
+    assert len(iia.wrap(network).blocks) == 4
+
+
+def test_attention_that_does_not_show_again_is_not_taken_to_be_in_order(monkeypatch):
+    seen = token_order.changes_of
+    monkeypatch.setattr(token_order, "changes_of", lambda *args: seen(*args)[:-1])
+    with pytest.raises(iia.UserError, match="its tokens in another order in some of its blocks"):
+        iia.wrap(toy_vit())
 
 
 def test_attention_over_the_others_tells_of_its_own_token_alone():
